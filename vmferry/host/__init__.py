@@ -1,0 +1,1 @@
+"""Where a hypervisor runs: this machine's folders, processes and threads."""

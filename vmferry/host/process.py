@@ -1,0 +1,74 @@
+"""Which process is meant, for ever: a pid alone is reused, a pid with its start time is not."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessId:
+    """A process of this boot: pid, start time in clock ticks since boot, and the boot's id."""
+
+    pid: int
+    start_ticks: int
+    boot: str
+
+    def alive(self) -> bool:
+        """Whether it still runs; a zombie is dead, and so is any process of an earlier boot."""
+        return self.boot == boot_id() and _start_ticks(self.pid) == self.start_ticks
+
+    def kill(self, sig: int = signal.SIGKILL) -> None:
+        """Send a signal to this very process, never to one that took its pid over."""
+        if not self.alive():
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, sig)
+
+    def wait_dead(self, seconds: float) -> bool:
+        """Wait until it is dead, at most `seconds`; also for a process that is no child of ours."""
+        if not self.alive():
+            return True
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return True
+        try:
+            select.select([descriptor], [], [], seconds)
+        finally:
+            os.close(descriptor)
+        return not self.alive()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"pid": self.pid, "start_ticks": self.start_ticks, "boot": self.boot}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ProcessId:
+        return cls(int(data["pid"]), int(data["start_ticks"]), str(data["boot"]))
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessId:
+        """The process that has `pid` now. Raises ProcessLookupError where there is none."""
+        ticks = _start_ticks(pid)
+        if ticks is None:
+            raise ProcessLookupError(f"no process {pid}")
+        return cls(pid, ticks, boot_id())
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _start_ticks(pid: int) -> int | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The command's name is in brackets and may hold spaces and brackets itself.
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
