@@ -1,0 +1,1 @@
+"""Benchmarks: each module is one, and is run as `./dev bench NAME`."""
