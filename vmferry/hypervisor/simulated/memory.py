@@ -1,0 +1,102 @@
+"""Guest memory as pre-copy sees it: which pages are zero, which are dirty, what comes next.
+
+Two bitmaps, as in QEMU: the log of pages written since the last sync, and the migration's own
+bitmap of pages still to be sent, which only a sync can add to. So the order of sending is known
+at a sync: dirty pages by address from where the last pass stopped, and around.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pages = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+PAGE_SIZE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What is in the guest's RAM, from the lowest address up: static, writer's, zero pages. Bytes.
+
+    `static_bytes` is what is not zero and hardly changes: kernel, programs, stamped cold pages.
+    """
+
+    ram_bytes: int
+    static_bytes: int
+    working_set_bytes: int
+
+    def __post_init__(self) -> None:
+        if self.static_bytes + self.working_set_bytes > self.ram_bytes:
+            raise ValueError("static pages and working set do not fit into the RAM")
+
+    @property
+    def pages(self) -> int:
+        return self.ram_bytes // PAGE_SIZE
+
+    @property
+    def static_pages(self) -> int:
+        return self.static_bytes // PAGE_SIZE
+
+    @property
+    def working_set_pages(self) -> int:
+        return self.working_set_bytes // PAGE_SIZE
+
+    def working_set(self) -> Pages:
+        """The page numbers of the writer's pages, in the writer's own order."""
+        return np.arange(self.static_pages, self.static_pages + self.working_set_pages)
+
+
+class Memory:
+    """The pages of one guest and what of them is left to send."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.pages = layout.pages
+        self._zero: Flags = np.ones(self.pages, dtype=np.bool_)
+        self._zero[: layout.static_pages + layout.working_set_pages] = False
+        self._written: Flags = np.zeros(self.pages, dtype=np.bool_)
+        self._dirty: Flags = np.ones(self.pages, dtype=np.bool_)
+        self._cursor = 0
+        self._order: Pages = np.arange(self.pages)
+        self._sent = 0
+
+    @property
+    def dirty_pages(self) -> int:
+        """Pages left to send."""
+        return len(self._order) - self._sent
+
+    @property
+    def written_pages(self) -> int:
+        """Unique pages written since the last sync."""
+        return int(np.count_nonzero(self._written))
+
+    def write(self, pages: Pages) -> None:
+        """Log writes to these pages."""
+        self._written[pages] = True
+        self._zero[pages] = False
+
+    def sync(self) -> int:
+        """Move the log into the bitmap; returns the pages that are newly dirty."""
+        left = self.dirty_pages
+        self._dirty[self._order[: self._sent]] = False
+        if self._sent:
+            self._cursor = int(self._order[self._sent - 1]) + 1
+        self._dirty |= self._written
+        self._written[:] = False
+        dirty = np.flatnonzero(self._dirty)
+        first = int(np.searchsorted(dirty, self._cursor))
+        self._order = np.concatenate((dirty[first:], dirty[:first]))
+        self._sent = 0
+        return len(self._order) - left
+
+    def zero_ahead(self) -> Flags:
+        """Which of the pages left to send are zero, in the order of sending."""
+        zero: Flags = self._zero[self._order[self._sent :]]
+        return zero
+
+    def send(self, count: int) -> None:
+        """The next `count` pages are sent."""
+        self._sent += count
