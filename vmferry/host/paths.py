@@ -45,7 +45,8 @@ def instances_dir() -> Path:
 
 
 def locks_dir() -> Path:
-    return _own(runtime_dir() / "locks")
+    """Durable state: the runtime folder may differ between two logins, a lock must not."""
+    return _own(state_dir() / "locks")
 
 
 def _base(variable: str, default: str) -> Path:

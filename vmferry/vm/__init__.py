@@ -1,0 +1,1 @@
+"""The VM specification, the names of VMs, and who may move one."""
