@@ -5,13 +5,16 @@ from __future__ import annotations
 import pytest
 
 from vmferry.hypervisor.base import Migration, Process, Side, SideError
-from vmferry.hypervisor.simulated import Guest, SimulatedMove, WriterSettings
+from vmferry.hypervisor.simulated import Guest, SimulatedMove
 from vmferry.policy.base import Abandon, SetBandwidth, SetDowntimeLimit, Silence
 from vmferry.precopy.sample import Event, Sample
+from vmferry.testguest.settings import PageWriterSettings
 from vmferry.units import MIB
 
 IDLE = Guest(64 * MIB, 40 * MIB)
-HOPELESS = Guest(128 * MIB, 20 * MIB, WriterSettings(64 * MIB, 400 * MIB))
+HOPELESS = Guest(
+    128 * MIB, 20 * MIB, PageWriterSettings(working_set=64 * MIB, write_rate=400 * MIB)
+)
 
 
 async def started(guest: Guest = IDLE) -> SimulatedMove:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmferry.hypervisor.simulated import Guest, Machine, Precopy, WriterSettings
+from vmferry.hypervisor.simulated import Guest, Machine, Precopy
+from vmferry.testguest.settings import PageWriterSettings
 from vmferry.units import MIB
 
 PAGE = 4096
 QUIET = Machine(background_writes_per_second=0)
+
+
+def load(working_set: int, write_rate: int, **more: Any) -> PageWriterSettings:
+    return PageWriterSettings(working_set=working_set, write_rate=write_rate, **more)
 
 
 def migrate(
@@ -62,7 +67,7 @@ def test_a_set_rewritten_faster_than_the_speed_converges_by_its_leftovers(
     limit_ms: int, converges: bool
 ) -> None:
     # 100 MiB rewritten at 100 MiB/s over 80 MiB/s: recorded with real QEMU.
-    guest = Guest(256 * MIB, 70 * MIB, WriterSettings(100 * MIB, 100 * MIB))
+    guest = Guest(256 * MIB, 70 * MIB, load(100 * MIB, 100 * MIB))
     done = migrate(guest, bandwidth=80 * MIB, limit_ms=limit_ms, machine=Machine())
     assert (done.status == "completed") is converges
 
@@ -71,7 +76,7 @@ def test_a_set_rewritten_faster_than_the_speed_converges_by_its_leftovers(
 @pytest.mark.parametrize("rate", [4 * MIB, 16 * MIB, 64 * MIB])
 def test_pass_two_finds_what_pass_one_gave_time_to_write(order: str, rate: int) -> None:
     pages = 64 * MIB // PAGE
-    writer = WriterSettings(64 * MIB, rate, order="random" if order == "random" else "sequential")
+    writer = load(64 * MIB, rate, order=order)
     done = migrate(Guest(128 * MIB, 32 * MIB, writer), until=4.0)
     written = done.syncs[1].t * rate / PAGE
     expected = (
@@ -84,7 +89,7 @@ def test_pass_two_finds_what_pass_one_gave_time_to_write(order: str, rate: int) 
 
 def test_what_a_pass_leaves_is_a_window_or_less_below_the_threshold() -> None:
     bandwidth = 32 * MIB
-    writer = WriterSettings(64 * MIB, 24 * MIB)
+    writer = load(64 * MIB, 24 * MIB)
     done = migrate(Guest(128 * MIB, 32 * MIB, writer), bandwidth=bandwidth, until=20.0)
     threshold = bandwidth * 0.3
     assert len(done.syncs) > 8
@@ -93,7 +98,7 @@ def test_what_a_pass_leaves_is_a_window_or_less_below_the_threshold() -> None:
 
 
 def test_speed_keeps_to_the_limit_and_the_rest_does_not() -> None:
-    writer = WriterSettings(32 * MIB, 4 * MIB)
+    writer = load(32 * MIB, 4 * MIB)
     done = migrate(Guest(256 * MIB, 64 * MIB, writer))
     passes_seconds = done.total_seconds - done.downtime_seconds
     speed = (done.sent_bytes - done.downtime_bytes) / passes_seconds
@@ -102,13 +107,13 @@ def test_speed_keeps_to_the_limit_and_the_rest_does_not() -> None:
 
 
 writers = st.builds(
-    WriterSettings,
+    lambda hot, **rest: PageWriterSettings(hot_writes=hot[0], hot_pages=hot[1], **rest),
+    hot=st.sampled_from([(0, 0), (50, 1), (90, 10), (99, 50)]),
     working_set=st.integers(1, 64).map(lambda n: n * MIB),
-    write_rate=st.one_of(st.none(), st.floats(0, 200 * MIB)),
-    hot_writes=st.sampled_from([0.0, 50.0, 90.0, 100.0]),
-    hot_pages=st.sampled_from([0.0, 5.0, 20.0]),
+    cold=st.integers(0, 8).map(lambda n: n * MIB),
+    write_rate=st.one_of(st.just("unlimited"), st.integers(0, 200 * MIB)),
     order=st.sampled_from(["random", "sequential"]),
-    phases=st.sampled_from([(), (0.5, 0.5), (2.0, 1.0)]),
+    phases=st.sampled_from(["", "busy:0.5,idle:0.5", "idle:1,busy:2"]),
     threads=st.integers(1, 4),
 )
 
@@ -121,7 +126,7 @@ writers = st.builds(
 )
 @settings(max_examples=60, deadline=None)
 def test_the_accounts_agree(
-    writer: WriterSettings, bandwidth: int, limit_ms: int, seed: int
+    writer: PageWriterSettings, bandwidth: int, limit_ms: int, seed: int
 ) -> None:
     guest = Guest(128 * MIB + 8192, 40 * MIB, writer)
     done = migrate(guest, bandwidth=bandwidth, limit_ms=limit_ms, until=6.0, seed=seed)
@@ -139,7 +144,7 @@ def test_the_accounts_agree(
 @given(writer=writers, seed=st.integers(0, 5), steps=st.lists(st.floats(0.001, 0.7), max_size=40))
 @settings(max_examples=40, deadline=None)
 def test_looking_at_it_changes_nothing(
-    writer: WriterSettings, seed: int, steps: list[float]
+    writer: PageWriterSettings, seed: int, steps: list[float]
 ) -> None:
     guest = Guest(128 * MIB, 40 * MIB, writer)
     plain = migrate(guest, until=5.0, seed=seed)
@@ -154,20 +159,20 @@ def test_looking_at_it_changes_nothing(
 
 
 def test_another_seed_is_another_run() -> None:
-    guest = Guest(128 * MIB, 40 * MIB, WriterSettings(64 * MIB, 16 * MIB))
+    guest = Guest(128 * MIB, 40 * MIB, load(64 * MIB, 16 * MIB))
     runs = [migrate(guest, seed=seed).syncs for seed in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]
 
 
 def test_hot_pages_are_found_dirty_more_than_cold_ones() -> None:
-    even = WriterSettings(64 * MIB, 16 * MIB)
-    hot = dataclasses.replace(even, hot_writes=90, hot_pages=10)
+    even = load(64 * MIB, 16 * MIB)
+    hot = load(64 * MIB, 16 * MIB, hot_writes=90, hot_pages=10)
     second = [migrate(Guest(128 * MIB, 40 * MIB, writer)).syncs[1] for writer in (even, hot)]
     assert second[1].new < second[0].new
 
 
 def test_a_resting_writer_lets_the_migration_through() -> None:
-    busy = WriterSettings(64 * MIB, 200 * MIB)
-    rests = dataclasses.replace(busy, phases=(6.0, 6.0))
+    busy = load(64 * MIB, 200 * MIB)
+    rests = load(64 * MIB, 200 * MIB, phases="busy:6,idle:6")
     guests = [Guest(128 * MIB, 20 * MIB, writer) for writer in (busy, rests)]
     assert [migrate(guest, until=14.0).status for guest in guests] == ["active", "completed"]

@@ -3,6 +3,5 @@
 from vmferry.hypervisor.simulated.hypervisor import SimulatedMove
 from vmferry.hypervisor.simulated.machine import Guest, Machine
 from vmferry.hypervisor.simulated.precopy import Precopy, Sync
-from vmferry.hypervisor.simulated.writer import WriterSettings
 
-__all__ = ["Guest", "Machine", "Precopy", "SimulatedMove", "Sync", "WriterSettings"]
+__all__ = ["Guest", "Machine", "Precopy", "SimulatedMove", "Sync"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vmferry.hypervisor.simulated.writer import WriterSettings
+from vmferry.hypervisor.simulated.memory import PAGE_SIZE, Layout
+from vmferry.testguest.settings import PageWriterSettings
 from vmferry.units import MIB
 
 
@@ -16,9 +17,9 @@ class Machine:
     `setup_seconds` last until pass 1 begins. `wake_delay` is how late the migration thread wakes
     from its sleep; a sync takes `sync_seconds` and `sync_seconds_per_page` for each page found
     written. The stop of the vCPUs, the device state with its loading, and the destination's last
-    word are the fixed part of the downtime. `unlimited_writes_per_second` is what one writer
-    thread without a rate limit does; an idle guest writes `background_writes_per_second` pages
-    among `background_pages`.
+    word are the fixed part of the downtime. Without a rate limit the page writer writes
+    `unlimited_writes_per_second` pages, all threads together. An idle guest writes
+    `background_writes_per_second` pages among `background_pages`.
     """
 
     uncapped: float = 500 * MIB
@@ -37,11 +38,25 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """A guest under load, as it is when migrate is issued; bytes.
+    """A guest under load, as it is when migrate is issued. Bytes, seconds.
 
-    `static_bytes` is what is not zero and hardly changes: kernel, programs, stamped cold pages.
+    `static_bytes` is what is neither zero nor the page writer's: kernel, programs; `top_bytes` of
+    it are at the top of the RAM. The writer's settings came into force `writer_age` before.
     """
 
     ram_bytes: int
     static_bytes: int
-    writer: WriterSettings | None = None
+    writer: PageWriterSettings | None = None
+    top_bytes: int = 0
+    writer_age: float = 0.0
+
+    def layout(self) -> Layout:
+        """Where what is in the RAM. Raises ValueError where it does not fit."""
+        writer = self.writer
+        return Layout(
+            pages=self.ram_bytes // PAGE_SIZE,
+            low=(self.static_bytes - self.top_bytes) // PAGE_SIZE,
+            working_set=writer.working_set // PAGE_SIZE if writer is not None else 0,
+            cold=writer.cold // PAGE_SIZE if writer is not None else 0,
+            top=self.top_bytes // PAGE_SIZE,
+        )

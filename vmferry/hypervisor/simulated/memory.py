@@ -20,34 +20,32 @@ PAGE_SIZE = 4096
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What is in the guest's RAM, from the lowest address up: static, writer's, zero pages. Bytes.
+    """What is where in the guest's RAM, in pages, from the lowest address up.
 
-    `static_bytes` is what is not zero and hardly changes: kernel, programs, stamped cold pages.
+    Static pages, the writer's working set, its cold pages, zero pages, static pages at the top.
     """
 
-    ram_bytes: int
-    static_bytes: int
-    working_set_bytes: int
+    pages: int
+    low: int
+    working_set: int
+    cold: int
+    top: int
 
     def __post_init__(self) -> None:
-        if self.static_bytes + self.working_set_bytes > self.ram_bytes:
-            raise ValueError("static pages and working set do not fit into the RAM")
+        if self.zero_pages.start > self.zero_pages.stop:
+            raise ValueError("static pages, working set and cold pages do not fit into the RAM")
 
     @property
-    def pages(self) -> int:
-        return self.ram_bytes // PAGE_SIZE
+    def zero_pages(self) -> slice:
+        return slice(self.low + self.working_set + self.cold, self.pages - self.top)
 
-    @property
-    def static_pages(self) -> int:
-        return self.static_bytes // PAGE_SIZE
+    def working_set_pages(self) -> Pages:
+        """The page numbers of the working set, in the writer's own order."""
+        return np.arange(self.low, self.low + self.working_set)
 
-    @property
-    def working_set_pages(self) -> int:
-        return self.working_set_bytes // PAGE_SIZE
-
-    def working_set(self) -> Pages:
-        """The page numbers of the writer's pages, in the writer's own order."""
-        return np.arange(self.static_pages, self.static_pages + self.working_set_pages)
+    def static_pages(self) -> Pages:
+        """The page numbers of what the writer does not own and is not zero."""
+        return np.concatenate((np.arange(self.low), np.arange(self.pages - self.top, self.pages)))
 
 
 class Memory:
@@ -55,8 +53,8 @@ class Memory:
 
     def __init__(self, layout: Layout) -> None:
         self.pages = layout.pages
-        self._zero: Flags = np.ones(self.pages, dtype=np.bool_)
-        self._zero[: layout.static_pages + layout.working_set_pages] = False
+        self._zero: Flags = np.zeros(self.pages, dtype=np.bool_)
+        self._zero[layout.zero_pages] = True
         self._written: Flags = np.zeros(self.pages, dtype=np.bool_)
         self._dirty: Flags = np.ones(self.pages, dtype=np.bool_)
         self._cursor = 0

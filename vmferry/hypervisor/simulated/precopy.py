@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmferry.hypervisor.simulated.machine import Guest, Machine
-from vmferry.hypervisor.simulated.memory import PAGE_SIZE, Layout, Memory
+from vmferry.hypervisor.simulated.memory import PAGE_SIZE, Memory
 from vmferry.hypervisor.simulated.writer import Background, PageWriter
 
 WINDOW_MS = 100
@@ -82,13 +82,8 @@ class Precopy:
         self._machine = machine
         self._pause = pause_before_switchover
         self._emit = emit
-        writer = guest.writer
-        layout = Layout(
-            guest.ram_bytes, guest.static_bytes, writer.working_set if writer is not None else 0
-        )
-        self._memory = Memory(layout)
-        rng = np.random.default_rng(seed)
-        self._writers = _writers(guest, layout, machine, rng)
+        self._memory = Memory(guest.layout())
+        self._writers = _writers(guest, machine, np.random.default_rng(seed))
         self._written_until = 0.0
         self._thread = self._migrate()
         self._wake = math.inf
@@ -389,15 +384,17 @@ def _sums(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _writers(
-    guest: Guest, layout: Layout, machine: Machine, rng: np.random.Generator
+    guest: Guest, machine: Machine, rng: np.random.Generator
 ) -> list[PageWriter | Background]:
-    pages = rng.choice(
-        layout.static_pages, min(machine.background_pages, layout.static_pages), replace=False
-    )
+    layout = guest.layout()
+    static = layout.static_pages()
+    pages = rng.choice(static, min(machine.background_pages, len(static)), replace=False)
     writers: list[PageWriter | Background] = [
         Background(pages, machine.background_writes_per_second, rng)
     ]
     if guest.writer is not None:
         rate = machine.unlimited_writes_per_second
-        writers.append(PageWriter(guest.writer, layout.working_set(), rate, rng))
+        writers.append(
+            PageWriter(guest.writer, layout.working_set_pages(), rate, guest.writer_age, rng)
+        )
     return writers

@@ -5,72 +5,60 @@ A writer is asked what it wrote between two times; it never runs ahead of the on
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal
-
 import numpy as np
 
 from vmferry.hypervisor.simulated.memory import PAGE_SIZE, Pages
-
-Order = Literal["random", "sequential"]
-
-
-@dataclass(frozen=True, slots=True)
-class WriterSettings:
-    """The page writer's settings. Bytes, bytes per second (None is as fast as it can), per cent.
-
-    `hot_writes` per cent of the writes go to the first `hot_pages` per cent of the working set.
-    `phases` are seconds of writing and of rest in turn, from `phase_offset` seconds into them at
-    the time that migrate is issued; none is writing all the time.
-    """
-
-    working_set: int
-    write_rate: float | None = None
-    hot_writes: float = 0.0
-    hot_pages: float = 0.0
-    order: Order = "random"
-    phases: tuple[float, ...] = ()
-    phase_offset: float = 0.0
-    threads: int = 1
+from vmferry.testguest.settings import PageWriterSettings
 
 
 class PageWriter:
-    """Writes whole pages of a working set, by settings."""
+    """Writes whole pages of a working set as the test guest's page writer does (guest/writer.c).
+
+    `age` is how long the settings were in force at time 0: phases count from there.
+    """
 
     def __init__(
         self,
-        settings: WriterSettings,
+        settings: PageWriterSettings,
         pages: Pages,
         unlimited_writes_per_second: float,
+        age: float,
         rng: np.random.Generator,
     ) -> None:
-        rate = settings.write_rate
-        each = unlimited_writes_per_second if rate is None else rate / PAGE_SIZE / settings.threads
-        self._settings = settings
+        rate = (
+            unlimited_writes_per_second * (1 - settings.read_share / 100)
+            if settings.write_rate == "unlimited"
+            else settings.write_rate / PAGE_SIZE
+        )
+        threads = settings.threads
+        self._phases = _phases(settings.phases)
+        self._age = age
+        # Thread i of n owns the pages i, i + n, i + 2n …
         self._threads = [
-            _Thread(share, each, settings, rng) for share in np.array_split(pages, settings.threads)
+            _Thread(pages[i::threads], rate / threads, settings, rng) for i in range(threads)
         ]
 
     def written(self, start: float, end: float) -> Pages:
         """The pages written from `start` to `end`, seconds since migrate; some more than once."""
-        busy = self._busy(end) - self._busy(start)
+        busy = self._busy(self._age + end) - self._busy(self._age + start)
         return np.concatenate([thread.written(busy) for thread in self._threads])
 
     def _busy(self, until: float) -> float:
-        """Seconds of writing from the start of the phases to `until`."""
-        phases = self._settings.phases
-        if not phases:
+        """Seconds of writing from the beginning of the first phase to `until`."""
+        if not self._phases:
             return until
-        period = math.fsum(phases)
-        busy_in_period = math.fsum(phases[::2])
-        whole, rest = divmod(until + self._settings.phase_offset, period)
-        busy = whole * busy_in_period
-        for index, length in enumerate(phases):
-            part = min(rest, length)
-            busy += part if index % 2 == 0 else 0.0
-            rest -= part
+        cycles, rest = divmod(until, sum(length for _, length in self._phases))
+        busy = cycles * sum(length for busy, length in self._phases if busy)
+        for is_busy, length in self._phases:
+            busy += min(rest, length) if is_busy else 0.0
+            rest = max(0.0, rest - length)
         return busy
+
+
+def _phases(text: str) -> list[tuple[bool, float]]:
+    """Whether it writes and for how many seconds, from `busy:5,idle:3`."""
+    parts = (part.split(":") for part in text.split(",") if part)
+    return [(kind == "busy", float(seconds)) for kind, seconds in parts]
 
 
 class _Thread:
@@ -80,12 +68,12 @@ class _Thread:
         self,
         pages: Pages,
         pages_per_second: float,
-        settings: WriterSettings,
+        settings: PageWriterSettings,
         rng: np.random.Generator,
     ) -> None:
-        hot = round(len(pages) * settings.hot_pages / 100) if settings.hot_writes else 0
+        hot = max(1, len(pages) * settings.hot_pages // 100) if settings.hot_pages else 0
         self._rate = pages_per_second
-        self._hot_share = settings.hot_writes / 100 if hot else 0.0
+        self._hot_share = settings.hot_writes / 100
         self._due = 0.0
         self._rng = rng
         kind = _Sequential if settings.order == "sequential" else _Random
