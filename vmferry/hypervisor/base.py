@@ -27,12 +27,13 @@ class SideView:
     """What one look at one side told.
 
     `runstate` is QEMU's RunState and `migration` its MigrationStatus; both are empty where the
-    side did not answer.
+    side did not answer. `sent` is what it has sent so far, in bytes: a sign of life.
     """
 
     process: Process
     runstate: str = ""
     migration: str = ""
+    sent: int = 0
 
     @property
     def answers(self) -> bool:

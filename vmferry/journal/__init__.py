@@ -1,5 +1,5 @@
 """What happened, durably: runs, their steps, their recorded trace and their outcome (SQLite)."""
 
-from vmferry.journal.journal import Journal, JournalError, Run, Step, StepRow
+from vmferry.journal.journal import Journal, JournalError, Run, StepRow
 
-__all__ = ["Journal", "JournalError", "Run", "Step", "StepRow"]
+__all__ = ["Journal", "JournalError", "Run", "StepRow"]

@@ -7,7 +7,6 @@ Trace lines are kept too, but a run does not fail where they cannot be.
 from __future__ import annotations
 
 import contextlib
-import enum
 import json
 import sqlite3
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vmferry.errors import UsageError, VmferryError
+from vmferry.handover import Step
 from vmferry.host.paths import journal_file
 
 _SCHEMA = """
@@ -43,16 +43,6 @@ CREATE INDEX IF NOT EXISTS steps_of_run ON steps (run);
 CREATE INDEX IF NOT EXISTS lines_of_run ON lines (run);
 PRAGMA user_version = 1;
 """
-
-
-class Step(enum.Enum):
-    """The durable steps of a move, in order. Each is on disk before what it announces is done."""
-
-    BEGUN = "begun"
-    INTENT = "intent"
-    SOURCE_DEAD = "source-dead"
-    DONE = "done"
-    UNDONE = "undone"
 
 
 class JournalError(VmferryError):

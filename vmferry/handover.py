@@ -1,0 +1,228 @@
+"""Who has the VM, and what to do next: the handover as a table, without I/O.
+
+    begun ──pre-switchover──> intent ──source completed, destination loaded──> source-dead
+      │                         │                                                 │ cont, RESUME
+      └────── undone <──────────┴──────── (destination dead, disks as they were) ─┤
+                                                                                  └──> done
+
+The left of each row is the last step that is on disk in the journal. The destination is given
+`cont` only after `source-dead`, so before that row it is known never to have run, and the source
+may go on. After that row only the destination may run, unless it is dead and cannot have changed
+anything. The guardian, the command that has lost its guardian, and `recover` all use this table,
+so that they cannot disagree. The order is that of docs/safety.md.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Literal
+
+from vmferry.hypervisor.base import SideView
+from vmferry.precopy.outcome import Place
+
+
+class Step(enum.Enum):
+    """The durable steps of a move, in order. Each is on disk before what it announces is done."""
+
+    BEGUN = "begun"
+    INTENT = "intent"
+    SOURCE_DEAD = "source-dead"
+    DONE = "done"
+    UNDONE = "undone"
+
+
+class Goal(enum.Enum):
+    """Where the VM should end. A failure on the way forward turns FORWARD into BACK."""
+
+    FORWARD = "forward"
+    BACK = "back"
+
+
+class Move(enum.Enum):
+    """The next thing to do."""
+
+    WAIT = "wait"
+    GIVE_UP_WAITING = "turn back"
+    CANCEL = "cancel the migration"
+    DESTROY_DESTINATION = "end the destination"
+    RESUME_SOURCE = "resume the source"
+    RECORD_INTENT = "record the intent"
+    PROCEED = "let the source switch over"
+    RECORD_SOURCE_DEAD = "record that the source is dead"
+    START_DESTINATION = "start the destination"
+    RECORD_DONE = "record that the move is done"
+    QUIT_SOURCE = "end the source"
+    RECORD_UNDONE = "record that the move is undone"
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The end: where the VM is, and why. `final` is False where `recover` has to look again."""
+
+    place: Place
+    why: str
+    final: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that a decision may rest on.
+
+    `step` is the last one in the journal. `ran_before` says whether the VM ran when the move
+    began. `blind` is a destination that vmferry cannot see (no QMP there). `disks_unchanged` says
+    whether no disk was written since `source-dead` was recorded. `waited_out` is set when the same
+    state has lasted for as long as the caller will wait.
+    """
+
+    step: Step
+    source: SideView
+    destination: SideView
+    ran_before: bool = True
+    blind: bool = False
+    disks_unchanged: bool = True
+    waited_out: bool = False
+
+
+# Runstates from which a VM that a migration had stopped may be started again. A guest that
+# panicked, shut down or was paused by its user is left as it is.
+STOPPED_BY_MIGRATION = frozenset({"finish-migrate", "postmigrate"})
+
+WAITING_FOR_CONT = frozenset({"paused", "prelaunch"})
+
+UNDER_WAY = frozenset({"setup", "active", "pre-switchover", "device", "wait-unplug", "colo"})
+
+
+def next_move(facts: Facts, goal: Goal) -> Move | Settled:
+    """The one next move for these facts; Settled where nothing is left to do."""
+    if facts.source.running and facts.destination.running:
+        return Settled("unknown", "both sides say that they run; nothing was touched", final=False)
+    if facts.step in (Step.DONE, Step.UNDONE):
+        return _after_the_end(facts)
+    if facts.step is Step.SOURCE_DEAD:
+        return _after_source_dead(facts)
+    if facts.destination.running and not facts.blind:
+        # It has a will of its own: somebody else gave it `cont`.
+        return Settled(
+            "unknown", "the destination runs although vmferry did not start it", final=False
+        )
+    if facts.source.dead:
+        return _without_source(facts)
+    if not facts.source.answers:
+        return _silent("source", facts)
+    if goal is Goal.FORWARD:
+        return _forward(facts)
+    return _back(facts)
+
+
+def _after_the_end(facts: Facts) -> Move | Settled:
+    if facts.step is Step.UNDONE:
+        if facts.destination.dead or facts.blind:
+            return Settled("source", "the VM runs on at the source")
+        return Move.DESTROY_DESTINATION
+    if not facts.source.dead:
+        return Move.QUIT_SOURCE
+    return Settled("destination", "the VM runs at the destination")
+
+
+def _forward(facts: Facts) -> Move | Settled:
+    source, destination = facts.source, facts.destination
+    if source.migration == "pre-switchover":
+        return Move.PROCEED if facts.step is Step.INTENT else Move.RECORD_INTENT
+    if source.migration == "completed":
+        if destination.loaded or facts.blind:
+            return Move.RECORD_SOURCE_DEAD
+        if destination.dead or destination.migration == "failed":
+            return Move.GIVE_UP_WAITING
+        return _wait(facts)
+    if source.migration in UNDER_WAY:
+        return Move.GIVE_UP_WAITING if destination.dead else _wait(facts)
+    return Move.GIVE_UP_WAITING
+
+
+def _back(facts: Facts) -> Move | Settled:
+    source = facts.source
+    if source.migration in UNDER_WAY or source.migration == "cancelling":
+        if not facts.waited_out:
+            return Move.WAIT if source.migration == "cancelling" else Move.CANCEL
+        if not facts.destination.dead and not facts.blind:
+            # It does not hear the cancel; without its other end the migration fails by itself.
+            return Move.DESTROY_DESTINATION
+        return Settled("source", "the source does not end its migration", final=False)
+    if not facts.destination.dead and not facts.blind:
+        return Move.DESTROY_DESTINATION
+    if facts.blind and facts.step is Step.INTENT and source.migration == "completed":
+        return Settled(
+            "destination",
+            "the source has handed the VM over; the destination cannot be seen from here",
+        )
+    if source.runstate in STOPPED_BY_MIGRATION and facts.ran_before:
+        return Move.RESUME_SOURCE
+    return Move.RECORD_UNDONE
+
+
+def _without_source(facts: Facts) -> Move | Settled:
+    """The source's process is gone before the destination was given `cont`."""
+    destination = facts.destination
+    if destination.loaded:
+        return Move.RECORD_SOURCE_DEAD
+    if destination.dead:
+        return Settled("nowhere", "the source and the destination have both ended")
+    if facts.blind:
+        return Settled(
+            "unknown",
+            "the source has ended and the destination cannot be seen from here",
+            final=False,
+        )
+    if facts.step is Step.INTENT and destination.migration in ("active", "setup", "none", ""):
+        # It may still be reading what the source sent before it ended.
+        if not facts.waited_out:
+            return Move.WAIT
+        if not destination.answers:
+            return _silent("destination", facts)
+    return Move.DESTROY_DESTINATION
+
+
+def _after_source_dead(facts: Facts) -> Move | Settled:
+    source, destination = facts.source, facts.destination
+    if facts.blind:
+        return Move.RECORD_DONE
+    if destination.running:
+        return Move.RECORD_DONE
+    if destination.loaded:
+        waits = facts.ran_before and destination.runstate in WAITING_FOR_CONT
+        return Move.START_DESTINATION if waits else Move.RECORD_DONE
+    if not destination.dead:
+        return _silent("destination", facts)
+    if source.running:
+        return Move.RECORD_UNDONE
+    if source.dead:
+        return Settled("nowhere", "the source and the destination have both ended")
+    if not source.answers:
+        return _silent("source", facts)
+    if not facts.disks_unchanged:
+        return Settled(
+            "unknown",
+            "the destination ended after it had the VM and its disks have changed since, so the "
+            "memory at the source no longer fits them; the source is stopped and was not touched",
+            final=False,
+        )
+    return Move.RESUME_SOURCE if facts.ran_before else Move.RECORD_UNDONE
+
+
+def _wait(facts: Facts) -> Move:
+    return Move.GIVE_UP_WAITING if facts.waited_out else Move.WAIT
+
+
+def _silent(which: Literal["source", "destination"], facts: Facts) -> Move | Settled:
+    if not facts.waited_out:
+        return Move.WAIT
+    if which == "source" and facts.step is Step.BEGUN and not _gone(facts):
+        # The VM is at the source. Without its other end the migration cannot go on.
+        return Move.DESTROY_DESTINATION
+    place: Place = "source" if facts.step is Step.BEGUN else "unknown"
+    return Settled(place, f"the {which} does not answer", final=False)
+
+
+def _gone(facts: Facts) -> bool:
+    return facts.destination.dead or facts.blind

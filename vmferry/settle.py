@@ -1,0 +1,150 @@
+"""Carries out the table of `handover.py` until the VM has one place: looks, decides, acts, again.
+
+Used by the guardian at the end of every move, by the command when its guardian has died, and by
+`vmferry recover`. It makes no decision of its own but one: when waiting has lasted long enough.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from vmferry.handover import Facts, Goal, Move, Settled, Step, next_move
+from vmferry.hypervisor.base import Process, Side, SideError, SideView
+from vmferry.journal import JournalError
+from vmferry.precopy.outcome import Place
+
+# How long nothing at all may change, sent bytes included, before it counts as stuck. Loading a big
+# device state takes QEMU seconds; a VM that stands still for longer is better off at the source.
+PATIENCE_SECONDS = 5.0
+# A cancel that is not heard by then is helped along by ending the destination.
+CANCEL_SECONDS = 2.0
+POLL_SECONDS = 0.02
+# Of refusals: how often one move is tried again before the side counts as stuck.
+_TRIES = 5
+
+
+class Ledger(Protocol):
+    """The durable steps of one run (the journal's, or a test's). `record` raises JournalError."""
+
+    def last(self) -> Step: ...
+
+    def record(self, step: Step) -> None: ...
+
+
+class Clock(Protocol):
+    """Time that passes while we wait; virtual in tests."""
+
+    def now(self) -> float: ...
+
+    async def wait(self, seconds: float) -> None:
+        """Return after `seconds`, or earlier when something has changed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parties:
+    """Both sides of a move. Without a destination it cannot be seen from here."""
+
+    source: Side
+    destination: Side | None
+    ran_before: bool = True
+
+
+async def settle(
+    parties: Parties,
+    ledger: Ledger,
+    goal: Goal,
+    clock: Clock,
+    *,
+    disks_unchanged: Callable[[], bool] = lambda: True,
+    narrate: Callable[[Move], None] = lambda move: None,
+    patience: float = PATIENCE_SECONDS,
+) -> Settled:
+    """Bring the VM to one place. Never raises for what a side or the journal does."""
+    since = clock.now()
+    before: tuple[object, ...] = ()
+    tries: dict[Move, int] = {}
+    while True:
+        source, destination = await _look(parties)
+        state = (ledger.last(), source, destination, goal)
+        if state != before:
+            before, since = state, clock.now()
+        allowed = CANCEL_SECONDS if goal is Goal.BACK and source.answers else patience
+        facts = Facts(
+            step=ledger.last(),
+            source=source,
+            destination=destination,
+            ran_before=parties.ran_before,
+            blind=parties.destination is None,
+            disks_unchanged=disks_unchanged(),
+            waited_out=clock.now() - since >= allowed,
+        )
+        move = next_move(facts, goal)
+        if isinstance(move, Settled):
+            return move
+        if move is Move.GIVE_UP_WAITING:
+            goal = Goal.BACK
+            continue
+        if move is Move.WAIT:
+            await clock.wait(POLL_SECONDS)
+            continue
+        narrate(move)
+        try:
+            await _carry_out(move, parties, ledger)
+            if move is Move.CANCEL:
+                await clock.wait(POLL_SECONDS)
+        except JournalError as error:
+            if move in (Move.RECORD_DONE, Move.RECORD_UNDONE):
+                place: Place = "destination" if move is Move.RECORD_DONE else "source"
+                return Settled(place, error.message, final=False)
+            goal = Goal.BACK
+        except SideError as error:
+            tries[move] = tries.get(move, 0) + 1
+            if tries[move] >= _TRIES:
+                return _stuck(move, facts, str(error))
+            await clock.wait(0.1 * tries[move])
+
+
+async def _look(parties: Parties) -> tuple[SideView, SideView]:
+    if parties.destination is None:
+        return await parties.source.look(), SideView(Process.UNKNOWN)
+    views = await asyncio.gather(parties.source.look(), parties.destination.look())
+    return views[0], views[1]
+
+
+async def _carry_out(move: Move, parties: Parties, ledger: Ledger) -> None:
+    recorded = {
+        Move.RECORD_INTENT: Step.INTENT,
+        Move.RECORD_SOURCE_DEAD: Step.SOURCE_DEAD,
+        Move.RECORD_DONE: Step.DONE,
+        Move.RECORD_UNDONE: Step.UNDONE,
+    }
+    step = recorded.get(move)
+    if step is not None:
+        ledger.record(step)
+    elif move is Move.CANCEL:
+        await parties.source.cancel()
+    elif move is Move.PROCEED:
+        await parties.source.proceed()
+    elif move is Move.RESUME_SOURCE:
+        await parties.source.resume()
+    elif move is Move.QUIT_SOURCE:
+        await parties.source.destroy()
+    elif parties.destination is not None:
+        if move is Move.START_DESTINATION:
+            await parties.destination.resume()
+        elif move is Move.DESTROY_DESTINATION:
+            await parties.destination.destroy()
+
+
+def _stuck(move: Move, facts: Facts, error: str) -> Settled:
+    """A side refuses; say where the VM is, as far as the facts tell."""
+    why = f"cannot {move.value}: {error}"
+    if facts.step is Step.DONE:
+        return Settled("destination", why, final=False)
+    if facts.source.running:
+        return Settled("source", why, final=False)
+    return Settled("unknown", why, final=False)
