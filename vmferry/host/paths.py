@@ -57,8 +57,14 @@ def _base(variable: str, default: str) -> Path:
 
 def _own(folder: Path) -> Path:
     """Make `folder` ours alone; a folder that another user planted is refused."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.lstat()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        raise UsageError(
+            f"cannot make the folder {folder}: {error.strerror}",
+            hint="XDG_STATE_HOME, XDG_CACHE_HOME and XDG_RUNTIME_DIR say where things are kept",
+        ) from None
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise UsageError(f"{folder} belongs to somebody else", hint="set XDG_RUNTIME_DIR")
     if stat.S_IMODE(status.st_mode) & 0o077:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,19 @@ class ProcessId:
         finally:
             os.close(descriptor)
         return not self.alive()
+
+    def age(self) -> float:
+        """Seconds since it was started, by the clock of this boot."""
+        started = self.start_ticks / os.sysconf("SC_CLK_TCK")
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
+
+    def resident_bytes(self) -> int | None:
+        """Memory that it has in RAM now; None where that cannot be told."""
+        try:
+            pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        except (OSError, IndexError):
+            return None
+        return pages * os.sysconf("SC_PAGE_SIZE")
 
     def to_json(self) -> dict[str, Any]:
         return {"pid": self.pid, "start_ticks": self.start_ticks, "boot": self.boot}

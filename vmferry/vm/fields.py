@@ -20,6 +20,7 @@ from vmferry.units import UnitError, parse_size
 NAME_RULE = "1 to 64 letters, digits, '.', '_' or '-', the first one a letter or digit"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _CPU_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,=+-]{0,400}", re.ASCII)
+_MACHINE = re.compile(r"[a-z0-9][a-z0-9.-]{0,40}", re.ASCII)
 _INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}", re.ASCII)
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
 
@@ -118,6 +119,7 @@ Port = Annotated[StrictInt, Field(ge=1, le=65535)]
 CpuModel = Annotated[
     str, AfterValidator(_matches(_CPU_MODEL, "a CPU model such as 'max' or 'host,-avx'"))
 ]
+Machine = Annotated[str, AfterValidator(_matches(_MACHINE, "a QEMU machine such as 'q35'"))]
 Interface = Annotated[
     str, AfterValidator(_matches(_INTERFACE, "a name of a network interface such as 'br0'"))
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from types import NoneType
 from typing import Any, get_args
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 _KINDS = {
     "int_type": "a whole number",
+    "int_parsing": "a whole number",
     "string_type": "text in quotes",
     "bool_type": "true or false",
     "float_type": "a number",
@@ -23,18 +25,35 @@ _SHOWN_MAX = 80
 
 def describe(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """One line for each problem: `key: what is wrong; what is allowed`."""
-    lines = []
+    lines: dict[str, str] = {}
     for found in error.errors(include_url=False):
-        key = _dotted(found["loc"])
-        text = _words(found, model)
-        lines.append(f"{key}: {text}" if key else text)
-    return lines
+        location, owner = _follow(found["loc"], model)
+        key, text = _dotted(location), _words(found, owner)
+        # The same key twice: a value that may be of two kinds and is neither.
+        lines[key] = f"{lines[key]}; {text}" if key in lines else text
+    return [f"{key}: {text}" if key else text for key, text in lines.items()]
 
 
-def _words(found: Any, model: type[BaseModel]) -> str:
+def _follow(
+    location: tuple[int | str, ...], model: type[BaseModel]
+) -> tuple[list[int | str], type[BaseModel] | None]:
+    """The location without pydantic's names for the kinds of a value, and the owner of its end."""
+    owner: type[BaseModel] | None = model
+    last_owner = owner
+    steps: list[int | str] = []
+    for number, step in enumerate(location, start=1):
+        if isinstance(step, int):
+            steps.append(step)
+        elif owner is not None and (step in owner.model_fields or number == len(location)):
+            steps.append(step)
+            last_owner, owner = owner, _model_of(owner, step)
+    return steps, last_owner
+
+
+def _words(found: Any, owner: type[BaseModel] | None) -> str:
     kind, context = found["type"], found.get("ctx", {})
     if kind == "extra_forbidden":
-        return _unknown_key(found["loc"], model)
+        return _unknown_key(str(found["loc"][-1]), owner)
     if kind == "missing":
         return "is missing"
     if kind == "value_error":
@@ -49,13 +68,9 @@ def _words(found: Any, model: type[BaseModel]) -> str:
     return f"{shown}: {_lowered(found['msg'])}"
 
 
-def _unknown_key(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
-    owner: type[BaseModel] | None = model
-    for step in location[:-1]:
-        if isinstance(step, str) and owner is not None:
-            owner = _model_of(owner, step)
+def _unknown_key(key: str, owner: type[BaseModel] | None) -> str:
     allowed = sorted(owner.model_fields) if owner is not None else []
-    close = difflib.get_close_matches(str(location[-1]), allowed, n=1)
+    close = difflib.get_close_matches(key, allowed, n=1)
     meant = f"; did you mean '{close[0]}'?" if close else ""
     return f"unknown key; allowed: {', '.join(allowed)}{meant}"
 
@@ -75,7 +90,7 @@ def _first_model(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _dotted(location: tuple[int | str, ...]) -> str:
+def _dotted(location: Sequence[int | str]) -> str:
     text = ""
     for step in location:
         if isinstance(step, int):

@@ -15,7 +15,6 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
-    Field,
     StrictBool,
     ValidationError,
     model_validator,
@@ -33,6 +32,7 @@ from vmferry.vm.fields import (
     Interface,
     Kernel,
     MacAddress,
+    Machine,
     Name,
     Port,
     Size,
@@ -151,7 +151,7 @@ class Qemu(_Model):
     the folder of the instance."""
 
     binary: Text | None = None
-    machine: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,40}$")] = "q35"
+    machine: Machine = "q35"
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
     extra: Annotated[tuple[Text, ...], AfterValidator(check_extra_arguments)] = ()
 
@@ -195,6 +195,8 @@ class VmSpec(_Model):
         return self
 
     def _check_testguest_fits(self) -> None:
+        if self.page_writer.disk and (not self.disk or self.disk[0].readonly):
+            raise ValueError("testguest.disk needs a [[disk]] that can be written")
         owned = self.page_writer.owned_bytes
         room = self.memory.size - TESTGUEST_OWN_BYTES
         if owned > room:

@@ -23,10 +23,10 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from vmferry.hypervisor.qemu.instance import InstanceFiles
-from vmferry.testguest.settings import kernel_command_line
+from vmferry.testguest.build import GuestImage, kernel_command_line
 from vmferry.vm.spec import Disk, Forward, Nic, VmSpec
 
 HEARTBEAT_PORT = "vmferry.heartbeat"
@@ -38,18 +38,8 @@ _ACCELERATORS = {"kvm": "kvm", "tcg": "tcg,thread=multi"}
 _RAM = "pc.ram"
 
 
-class Image(Protocol):
-    """The kernel and initrd of the test guest."""
-
-    @property
-    def kernel(self) -> object: ...
-
-    @property
-    def initrd(self) -> object: ...
-
-
 def command_line(
-    spec: VmSpec, files: InstanceFiles, image: Image | None, *, incoming: bool
+    spec: VmSpec, files: InstanceFiles, image: GuestImage | None, *, incoming: bool
 ) -> list[str]:
     """The program and its arguments. `spec` is resolved; `image` is there for a test guest."""
     if spec.qemu.binary is None or spec.cpu.model is None:
@@ -101,7 +91,7 @@ def _memory_backend(spec: VmSpec) -> str:
     return f"memory-backend-file,id={_RAM},size={memory.size},mem-path={_escaped(folder)},share=on"
 
 
-def _boot(spec: VmSpec, image: Image | None) -> list[str]:
+def _boot(spec: VmSpec, image: GuestImage | None) -> list[str]:
     boot = spec.boot
     if boot.kernel is None:
         return []
@@ -112,9 +102,7 @@ def _boot(spec: VmSpec, image: Image | None) -> list[str]:
         return [*words, "-append", boot.append] if boot.append is not None else words
     if image is None:
         raise ValueError(f"'{spec.name}' boots the test guest, and there is no image of it")
-    line = kernel_command_line(spec.page_writer)
-    if boot.append is not None:
-        line += f" {boot.append}"
+    line = kernel_command_line(spec.page_writer, boot.append or "")
     return ["-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", line]
 
 

@@ -15,7 +15,7 @@ from vmferry.hypervisor.qemu.command_line import command_line
 from vmferry.hypervisor.qemu.instance import Instance, InstanceFiles, read_tail
 from vmferry.hypervisor.qemu.qmp import Qmp, QmpError
 from vmferry.hypervisor.qemu.resolve import Resolved, resolve
-from vmferry.testguest import build
+from vmferry.testguest.build import build
 from vmferry.vm.spec import VmSpec
 
 START_SECONDS = 30.0

@@ -1,0 +1,126 @@
+"""The door of the command line: which commands there are, and what becomes of an error.
+
+A command module imports what is heavy inside its function, so that `vmferry --help` is quick.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from vmferry import __version__
+from vmferry.cli.console import console
+from vmferry.cli.ls import ls
+from vmferry.cli.output import printable
+from vmferry.cli.run import run
+from vmferry.cli.status import status
+from vmferry.cli.stop import stop
+from vmferry.errors import VmferryError
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+BUG = 1
+# What the machine refuses is no bug of ours.
+_MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EMFILE)
+
+app = typer.Typer(
+    name="vmferry",
+    help="Moves running KVM virtual machines between hosts.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(run)
+app.command()(ls)
+app.command()(status)
+app.command()(console)
+app.command()(stop)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vmferry {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command that `sys.argv` gives, and exit with its status."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command; returns its exit status and lets no exception out."""
+    try:
+        result = app(arguments, prog_name="vmferry", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except VmferryError as error:
+        _complain(error.message, error.hint)
+        return error.exit_status
+    except TyperException as error:
+        _complain(error.format_message(), "`vmferry --help` lists commands and options")
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        _drop_output()
+        return BROKEN_PIPE
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _MACHINE_ERRORS:
+            where = f": {error.filename}" if error.filename else ""
+            _complain(f"{error.strerror}{where}", None)
+            _drop_output()
+            return BUG
+        _report_bug(error)
+        return BUG
+
+
+def _drop_output() -> None:
+    """What is still in the buffer must not raise again when Python exits."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complain(message: str, hint: str | None) -> None:
+    print(f"vmferry: {printable(message)}", file=sys.stderr)
+    if hint:
+        print(f"  {printable(hint)}", file=sys.stderr)
+
+
+def _report_bug(error: Exception) -> None:
+    from vmferry.host.paths import state_dir
+
+    text = "".join(traceback.format_exception(error))
+    now = datetime.now(UTC)
+    try:
+        place = state_dir() / f"bug-{now:%Y%m%dT%H%M%SZ}-{os.getpid()}.txt"
+        place.write_text(
+            f"vmferry {__version__}, {now.isoformat()}\n{sys.argv}\n\n{text}",
+            errors="backslashreplace",
+        )
+    except (OSError, VmferryError):
+        print(printable(text), file=sys.stderr)
+        _complain("this is a bug in vmferry", None)
+        return
+    _complain(
+        f"this is a bug in vmferry: {type(error).__name__}: {error}", f"the details are in {place}"
+    )
