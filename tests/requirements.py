@@ -22,6 +22,8 @@ GUEST = (
     Component("gcc", "gcc"),
     Component("dpkg-deb", "dpkg"),
     Component("ip", "iproute2"),
+    Component("apt-get", "apt"),
+    Component("zstd", "zstd"),
 )
 
 BY_LAYER = {"pure": REPOSITORY, "qemu": GUEST, "lab": GUEST}
