@@ -92,8 +92,6 @@ static pid_t start_shell(void)
 			_exit(0);
 		}
 		ioctl(serial, TIOCSCTTY, 0);
-		/* Without a size, the shell asks the terminal for it in the middle of our output. */
-		ioctl(serial, TIOCSWINSZ, &(struct winsize){.ws_row = 24, .ws_col = 80});
 		for (int standard = 0; standard < 3; standard++)
 			dup2(serial, standard);
 		setenv("PATH", "/bin", 1);
