@@ -15,7 +15,8 @@ class PassRecord:
     """One pass. Bytes and milliseconds; `estimated` names the fields that were inferred.
 
     `dirty_bytes` is what was dirty when the pass began; `new_bytes` is what the sync that began it
-    found newly dirty; `left_bytes` is what was still unsent when the pass ended.
+    found newly dirty; `left_bytes` is what was still unsent when the pass ended. `switchover` marks
+    the last pass of a completed migration, which was sent while the vCPUs stood still.
     """
 
     n: int
@@ -28,6 +29,7 @@ class PassRecord:
     new_bytes: int
     left_bytes: int
     estimated: tuple[str, ...] = ()
+    switchover: bool = False
 
 
 @dataclass(frozen=True, slots=True)
