@@ -7,7 +7,7 @@ Used by the guardian at the end of every move, by the command when its guardian 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,7 +45,7 @@ class Clock(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Parties:
+class Sides:
     """Both sides of a move. Without a destination it cannot be seen from here."""
 
     source: Side
@@ -54,31 +54,34 @@ class Parties:
 
 
 async def settle(
-    parties: Parties,
+    sides: Sides,
     ledger: Ledger,
     goal: Goal,
     clock: Clock,
     *,
     disks_unchanged: Callable[[], bool] = lambda: True,
-    narrate: Callable[[Move], None] = lambda move: None,
+    before: Callable[[Move], Awaitable[None]] | None = None,
     patience: float = PATIENCE_SECONDS,
 ) -> Settled:
-    """Bring the VM to one place. Never raises for what a side or the journal does."""
+    """Bring the VM to one place; `before` hears of each move first.
+
+    Never raises for what a side or the journal does.
+    """
     since = clock.now()
-    before: tuple[object, ...] = ()
+    latest: tuple[object, ...] = ()
     tries: dict[Move, int] = {}
     while True:
-        source, destination = await _look(parties)
+        source, destination = await _look(sides)
         state = (ledger.last(), source, destination, goal)
-        if state != before:
-            before, since = state, clock.now()
+        if state != latest:
+            latest, since = state, clock.now()
         allowed = CANCEL_SECONDS if goal is Goal.BACK and source.answers else patience
         facts = Facts(
             step=ledger.last(),
             source=source,
             destination=destination,
-            ran_before=parties.ran_before,
-            blind=parties.destination is None,
+            ran_before=sides.ran_before,
+            blind=sides.destination is None,
             disks_unchanged=disks_unchanged(),
             waited_out=clock.now() - since >= allowed,
         )
@@ -91,9 +94,10 @@ async def settle(
         if move is Move.WAIT:
             await clock.wait(POLL_SECONDS)
             continue
-        narrate(move)
+        if before is not None:
+            await before(move)
         try:
-            await _carry_out(move, parties, ledger)
+            await _carry_out(move, sides, ledger)
             if move is Move.CANCEL:
                 await clock.wait(POLL_SECONDS)
         except JournalError as error:
@@ -108,14 +112,14 @@ async def settle(
             await clock.wait(0.1 * tries[move])
 
 
-async def _look(parties: Parties) -> tuple[SideView, SideView]:
-    if parties.destination is None:
-        return await parties.source.look(), SideView(Process.UNKNOWN)
-    views = await asyncio.gather(parties.source.look(), parties.destination.look())
+async def _look(sides: Sides) -> tuple[SideView, SideView]:
+    if sides.destination is None:
+        return await sides.source.look(), SideView(Process.UNKNOWN)
+    views = await asyncio.gather(sides.source.look(), sides.destination.look())
     return views[0], views[1]
 
 
-async def _carry_out(move: Move, parties: Parties, ledger: Ledger) -> None:
+async def _carry_out(move: Move, sides: Sides, ledger: Ledger) -> None:
     recorded = {
         Move.RECORD_INTENT: Step.INTENT,
         Move.RECORD_SOURCE_DEAD: Step.SOURCE_DEAD,
@@ -126,18 +130,18 @@ async def _carry_out(move: Move, parties: Parties, ledger: Ledger) -> None:
     if step is not None:
         ledger.record(step)
     elif move is Move.CANCEL:
-        await parties.source.cancel()
+        await sides.source.cancel()
     elif move is Move.PROCEED:
-        await parties.source.proceed()
+        await sides.source.proceed()
     elif move is Move.RESUME_SOURCE:
-        await parties.source.resume()
+        await sides.source.resume()
     elif move is Move.QUIT_SOURCE:
-        await parties.source.destroy()
-    elif parties.destination is not None:
+        await sides.source.destroy()
+    elif sides.destination is not None:
         if move is Move.START_DESTINATION:
-            await parties.destination.resume()
+            await sides.destination.resume()
         elif move is Move.DESTROY_DESTINATION:
-            await parties.destination.destroy()
+            await sides.destination.destroy()
 
 
 def _stuck(move: Move, facts: Facts, error: str) -> Settled:

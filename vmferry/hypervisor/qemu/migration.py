@@ -60,7 +60,7 @@ class QemuMigration:
     def now(self) -> float:
         return 0.0 if self._started is None else time.monotonic() - self._started[0]
 
-    def event(self, side: str, message: Mapping[str, Any]) -> Event:
+    def _event(self, side: str, message: Mapping[str, Any]) -> Event:
         """The event with its own time stamp, which QEMU takes from the host's wall clock."""
         stamp = message.get("timestamp", {})
         at = stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6
@@ -80,7 +80,7 @@ class QemuMigration:
                 side, message = self._inbox.raw.popleft()
                 if message.get("event") == "MIGRATION_PASS":
                     self._next_poll = self.now()
-                return self.event(side, message)
+                return self._event(side, message)
             if self._query is not None and self._query.done():
                 query, self._query = self._query, None
                 self._next_poll = max(self._next_poll, self.now())
@@ -108,6 +108,12 @@ class QemuMigration:
         except QmpError as error:
             return ActionResult(self.now(), action, str(error))
         return ActionResult(self.now(), action)
+
+    def drain(self) -> list[Event]:
+        """The events that came since the last `receive`."""
+        raw = list(self._inbox.raw)
+        self._inbox.raw.clear()
+        return [self._event(side, message) for side, message in raw]
 
     async def final_sample(self) -> Sample | None:
         """The figures of an ended migration; `completed` may be visible before they are."""

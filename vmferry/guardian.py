@@ -1,0 +1,92 @@
+"""The process that owns one move from its first step to its last.
+
+It alone holds the control sockets of both sides; the command that starts it only shows what it
+says and relays Ctrl-C. So the move does not hang on the command: where that dies, the guardian
+undoes a move that has not begun to switch over, and finishes one that has. Where the guardian
+dies, the command (or `vmferry recover`) settles by the same table.
+
+It reads its request, and later `cancel`, as lines on standard input; the end of the input means
+that the command is dead. It writes one JSON object a line to standard output.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from vmferry.errors import VmferryError
+from vmferry.host.process import ProcessId
+from vmferry.journal import Journal
+from vmferry.move.run import MoveRun, Request
+
+
+class Telling:
+    """Lines to the command, never waiting for it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._backlog = b""
+        os.set_blocking(descriptor, False)
+
+    def tell(self, line: Mapping[str, Any]) -> None:
+        self._backlog += json.dumps(line).encode() + b"\n"
+        with contextlib.suppress(BlockingIOError):
+            try:
+                written = os.write(self._descriptor, self._backlog)
+            except BrokenPipeError:
+                written = len(self._backlog)
+            self._backlog = self._backlog[written:]
+
+    async def finish(self, seconds: float = 5.0) -> None:
+        """Give a slow reader a last chance to take what is left."""
+        end = time.monotonic() + seconds
+        while self._backlog and time.monotonic() < end:
+            await asyncio.sleep(0.01)
+            self.tell({})
+
+
+async def guard(request: Request, telling: Telling, reader: asyncio.StreamReader) -> None:
+    """Run one move, and have it undone when the command says so or is gone."""
+    with Journal.open() as journal:
+        move = MoveRun(request, journal, telling.tell)
+        listening = asyncio.create_task(_listen(reader, move))
+        try:
+            outcome = await move.run()
+            telling.tell(outcome.to_json())
+        finally:
+            listening.cancel()
+
+
+async def _listen(reader: asyncio.StreamReader, move: MoveRun) -> None:
+    while line := await reader.readline():
+        if line.strip() == b"cancel":
+            move.cancel("cancelled by the user")
+    move.cancel("the vmferry command ended")
+
+
+async def _main() -> None:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    telling = Telling(sys.stdout.fileno())
+    request = Request.from_json(json.loads(await reader.readline()))
+    telling.tell({"guardian": ProcessId.of(os.getpid()).to_json()})
+    try:
+        await guard(request, telling, reader)
+    except VmferryError as error:
+        telling.tell({"error": error.message, "hint": error.hint, "exit_status": error.exit_status})
+    await telling.finish()
+
+
+if __name__ == "__main__":
+    # Ctrl-C goes to the command, which relays it; the guardian has the last word.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    asyncio.run(_main())

@@ -1,0 +1,81 @@
+"""The outcome of a move, put together from what was decided, recorded and measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vmferry.controller import Ending
+from vmferry.handover import Settled
+from vmferry.move.cost import CostMeter, own_cpu_seconds
+from vmferry.move.guest import GuestWatch
+from vmferry.move.parties import Parties
+from vmferry.move.recorder import Recorder
+from vmferry.precopy.outcome import CostRecord, Outcome, Status
+from vmferry.precopy.sample import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What was decided about one run."""
+
+    run: str
+    policy: str
+    parties: Parties
+    ending: Ending
+    settled: Settled
+
+    def outcome(
+        self,
+        recorder: Recorder,
+        cost: CostMeter,
+        guest: GuestWatch,
+        problems: list[str],
+        complaint: str,
+    ) -> Outcome:
+        """The whole story; `complaint` is what the destination's QEMU wrote to standard error."""
+        last = recorder.last or Sample(0.0, "none")
+        passes = recorder.tracker.passes
+        work = guest.work()
+        return Outcome(
+            run=self.run,
+            vm=self.parties.vm,
+            status=self._status(),
+            vm_runs_at=self.settled.place,
+            policy=self.policy,
+            total_ms=round(1000 * recorder.ended_at(), 3),
+            downtime_ms=last.downtime_ms if last.status == "completed" else None,
+            bytes=last.transferred,
+            resent_bytes=sum(one.sent_bytes for one in passes[1:]),
+            passes=passes,
+            guest=guest.record(),
+            cost=CostRecord(
+                work_before=work.before,
+                work_during=work.during,
+                work_after=work.after,
+                work_loss_percent=work.loss_percent,
+                vcpu_run_delay_percent=cost.run_delay_percent(),
+                migration_cpu_seconds=cost.migration_cpu_seconds(),
+                vmferry_cpu_seconds=round(own_cpu_seconds(), 3),
+                pinned_to=cost.pinned_to,
+            ),
+            why=self._why(last, problems, complaint),
+        )
+
+    def _status(self) -> Status:
+        if not self.settled.final:
+            return "needs-recovery"
+        if self.settled.place == "destination":
+            return "completed"
+        if self.ending.kind == "abandoned":
+            return "abandoned"
+        return "cancelled" if self.ending.kind == "cancelled" else "failed"
+
+    def _why(self, last: Sample, problems: list[str], complaint: str) -> str:
+        """Sentences: what ended the migration, where the VM is, what the QEMUs said."""
+        reasons = [] if self.settled.place == "destination" else [self.ending.why or last.error]
+        if not self.settled.final or self.settled.place != "source":
+            reasons.append(self.settled.why)
+        if complaint and self._status() in ("failed", "needs-recovery"):
+            reasons.append(f"the destination's QEMU said: {complaint}")
+        reasons += problems
+        return "; ".join(reason for reason in reasons if reason)

@@ -1,0 +1,176 @@
+"""Before `migrate`: finds the source, makes sure that it may move, and has a destination wait."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vmferry.errors import NeedsRecoveryError, RefusedError, UsageError
+from vmferry.host.sockets import peer_of
+from vmferry.hypervisor.qemu.instance import Instance, load_instance
+from vmferry.hypervisor.qemu.launch import launch
+from vmferry.hypervisor.qemu.migration import EventInbox
+from vmferry.hypervisor.qemu.qmp import QmpError
+from vmferry.hypervisor.qemu.ram_trap import is_ram_trapped
+from vmferry.hypervisor.qemu.settings import (
+    NEEDED_AT_DESTINATION,
+    NEEDED_AT_SOURCE,
+    read_settings,
+    set_capabilities,
+)
+from vmferry.hypervisor.qemu.side import QemuSide
+from vmferry.journal import Journal
+from vmferry.move.parties import Parties, Party, writable_disks
+from vmferry.units import KIB
+from vmferry.vm.address import Destination, Local, QmpAddress, VmAddress, VmName
+from vmferry.vm.registry import lookup
+
+MAY_MOVE = frozenset({"running", "paused"})
+IDLE_MIGRATIONS = frozenset({"none", "completed", "failed", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The VM where it is now, with an open session."""
+
+    name: str
+    key: str
+    party: Party
+    side: QemuSide
+    instance: Instance | None
+    ran_before: bool
+    disks: tuple[str, ...]
+
+
+def refuse_unsettled(journal: Journal, vm: str) -> None:
+    """Raises NeedsRecoveryError where an earlier move of this VM was left half-way."""
+    left = [run.id for run in journal.unsettled() if run.vm == vm]
+    if left:
+        raise NeedsRecoveryError(
+            f"run {left[-1]} of '{vm}' was left half-way; nothing was touched",
+            hint="`vmferry recover` settles it",
+        )
+
+
+async def open_source(address: VmAddress, inbox: EventInbox) -> Source:
+    """Connect to the VM and see that it may move. Raises UsageError, RefusedError or QmpError."""
+    party, instance, name = _source_party(address)
+    side = party.side(recovering=False, on_event=lambda message: inbox.take("source", message))
+    try:
+        await side.connect()
+    except QmpError as error:
+        raise _unreachable(address, instance, str(error)) from None
+    view = await side.look()
+    if view.migration not in IDLE_MIGRATIONS:
+        raise RefusedError(
+            f"a migration of '{name}' that somebody else has begun is {view.migration}; "
+            "nothing was touched"
+        )
+    if view.runstate not in MAY_MOVE:
+        raise RefusedError(f"'{name}' is {view.runstate or 'silent'}; only a VM that runs can move")
+    await _refuse_trapped_ram(side, name)
+    settings = (await read_settings(side)).to_json()
+    return Source(
+        name=name,
+        key=address.key,
+        party=replace(party, settings=settings),
+        side=side,
+        instance=instance,
+        ran_before=view.running,
+        disks=await writable_disks(side),
+    )
+
+
+def _source_party(address: VmAddress) -> tuple[Party, Instance | None, str]:
+    if isinstance(address, QmpAddress):
+        process = peer_of(address.path)
+        identity = process.to_json() if process is not None else None
+        return Party(socket=str(address.path), process=identity), None, address.key
+    vm = lookup(address.name)
+    folder = vm.current()
+    instance = load_instance(folder) if folder is not None else None
+    if instance is None or not instance.alive():
+        raise UsageError(
+            f"VM '{vm.name}' does not run", hint=f"`vmferry status {vm.name}` tells more"
+        )
+    return party_of(instance), instance, vm.name
+
+
+def party_of(instance: Instance) -> Party:
+    """The party that an instance of ours is."""
+    return Party(instance=str(instance.folder), process=instance.process.to_json())
+
+
+def _unreachable(address: VmAddress, instance: Instance | None, why: str) -> UsageError:
+    name = address.name if isinstance(address, VmName) else f"qmp:{address.path}"
+    said = instance.stderr() if instance is not None else ""
+    return UsageError(f"'{name}' cannot be reached: {why}" + (f"; {said}" if said else ""))
+
+
+async def _refuse_trapped_ram(side: QemuSide, name: str) -> None:
+    version = (await side.execute("query-version"))["qemu"]
+    kvm = (await side.execute("query-kvm"))["enabled"]
+    memory = (await side.execute("query-memory-size-summary"))["base-memory"]
+    numbers = (version["major"], version["minor"], version["micro"])
+    if is_ram_trapped(memory, "kvm" if kvm else "tcg", numbers):
+        raise RefusedError(
+            f"'{name}' would lose writes of its guest: QEMU before 9.0 under TCG forgets dirty "
+            f"pages in a migration where the RAM ({memory // KIB} KiB) is a multiple of 256 KiB",
+            hint="start it with 8 KiB more, as `vmferry run` does, or with QEMU 9.0 or later",
+        )
+
+
+async def start_destination(source: Source, inbox: EventInbox) -> tuple[Party, QemuSide]:
+    """A second instance on this host, stopped and waiting. Raises LaunchError or QmpError."""
+    if source.instance is None:
+        raise UsageError(
+            f"'{source.name}' was not started by vmferry, so it cannot start a second one like it",
+            hint="start a QEMU with the same arguments and -incoming, and name it: --to unix:PATH",
+        )
+    instance = await launch(source.instance.spec, incoming=True)
+    try:
+        return await open_destination(party_of(instance), inbox)
+    except BaseException:
+        instance.process.kill()
+        instance.process.wait_dead(1.0)
+        instance.remove()
+        raise
+
+
+def waiting_party(to_qmp: Path | None) -> Party:
+    """A QEMU that already waits: seen where its QMP socket is given. Raises UsageError."""
+    if to_qmp is None:
+        return Party()
+    process = peer_of(to_qmp)
+    if process is None:
+        raise UsageError(f"nobody answers at the destination's QMP socket {to_qmp}")
+    return Party(socket=str(to_qmp), process=process.to_json())
+
+
+async def open_destination(party: Party, inbox: EventInbox) -> tuple[Party, QemuSide]:
+    """Connect to a destination and see that it waits. Raises RefusedError or QmpError."""
+    side = party.side(recovering=False, on_event=lambda message: inbox.take("destination", message))
+    await side.connect()
+    view = await side.look()
+    if view.runstate != "inmigrate":
+        raise RefusedError(
+            f"the destination at {side.path} does not wait for a VM: it is "
+            f"{view.runstate or 'silent'}",
+            hint="start it with -incoming",
+        )
+    # While it waits this only has the effect of -S: it must not start by itself.
+    await side.execute("stop")
+    settings = await read_settings(side)
+    await set_capabilities(side, settings, NEEDED_AT_DESTINATION)
+    return replace(party, settings=settings.to_json()), side
+
+
+async def set_up(
+    parties: Parties, source: Source, destination: QemuSide | None, to: Destination
+) -> None:
+    """Set what the move rests on, and have a destination of ours listen. Raises QmpError."""
+    await set_capabilities(source.side, await read_settings(source.side), NEEDED_AT_SOURCE)
+    if isinstance(to, Local) and destination is not None:
+        arguments: dict[str, Any] = {"uri": parties.uri}
+        await destination.execute("migrate-incoming", arguments)

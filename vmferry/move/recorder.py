@@ -1,0 +1,101 @@
+"""Records a move as it goes: trace lines to the journal and to whoever shows it, passes, cost.
+
+Recording must never harm the move: where the journal cannot take lines, it says so once.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vmferry.journal import Journal, JournalError
+from vmferry.move.cost import CostMeter
+from vmferry.policy.base import Action, ActionResult, Input, SetBandwidth, SetDowntimeLimit
+from vmferry.precopy.passes import PassTracker
+from vmferry.precopy.sample import Event, Sample
+
+_FLUSH_SECONDS = 1.0
+
+
+class Recorder:
+    """Hears every input of the controller and every stage of the move."""
+
+    def __init__(
+        self, journal: Journal, run: str, cost: CostMeter, emit: Callable[[Mapping[str, Any]], None]
+    ) -> None:
+        self.tracker = PassTracker()
+        self.last: Sample | None = None
+        self.events: list[Event] = []
+        self._journal: Journal | None = journal
+        self._run = run
+        self._cost = cost
+        self._emit = emit
+        self._lines: list[str] = []
+        self._flushed = time.monotonic()
+
+    def hear(self, item: Input) -> None:
+        """One input of the controller, in order."""
+        match item:
+            case Sample():
+                self.last = item
+                self._cost.poll()
+                self.tracker.receive(item)
+                self.line({"t": _t(item.t), "query-migrate": item.raw})
+            case Event():
+                self.events.append(item)
+                self.tracker.receive(item)
+                raw = {"event": item.name, "data": item.data}
+                self.line({"t": _t(item.t), "event": raw, "side": item.side})
+            case ActionResult():
+                result = item.error if item.error is not None else "ok"
+                self.line({"t": _t(item.t), "action": action_json(item.action), "result": result})
+
+    def ended_at(self) -> float:
+        """Seconds from `migrate` to the end: the VM running at the destination, or QEMU's end."""
+        times = [event.t for event in self.events if _is_end(event)]
+        return times[-1] if times else (self.last.t if self.last is not None else 0.0)
+
+    def line(self, line: Mapping[str, Any]) -> None:
+        """One line of the recorded trace."""
+        self._lines.append(json.dumps(line))
+        self._emit(line)
+        if time.monotonic() - self._flushed >= _FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand what has gathered to the journal; without room there, tell it once and go on."""
+        lines, self._lines = self._lines, []
+        self._flushed = time.monotonic()
+        if self._journal is None or not lines:
+            return
+        try:
+            self._journal.append(self._run, lines)
+        except JournalError as error:
+            self._journal = None
+            self._emit({"message": f"the run is no longer recorded: {error.message}"})
+
+
+def action_json(action: Action) -> dict[str, Any]:
+    """An action as the recorded trace has it."""
+    match action:
+        case SetDowntimeLimit(limit):
+            return {"kind": "downtime-limit", "milliseconds": limit}
+        case SetBandwidth(bandwidth):
+            return {"kind": "bandwidth", "bytes_per_second": bandwidth}
+    return {"kind": "abandon", "why": action.why}
+
+
+def _is_end(event: Event) -> bool:
+    if event.side == "destination":
+        return event.name == "RESUME"
+    return event.name == "MIGRATION" and event.data.get("status") in {
+        "completed",
+        "failed",
+        "cancelled",
+    }
+
+
+def _t(t: float) -> float:
+    return round(t, 6)

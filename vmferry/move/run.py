@@ -1,0 +1,280 @@
+"""One move from beginning to end: prepare, migrate, hand over, put in order, tell the outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from vmferry import __version__
+from vmferry.controller import Controller, Ending
+from vmferry.errors import VmferryError
+from vmferry.handover import Goal, Move, Settled
+from vmferry.hypervisor.qemu.instance import InstanceFiles
+from vmferry.hypervisor.qemu.migration import EventInbox, QemuMigration
+from vmferry.hypervisor.qemu.qmp import QmpError
+from vmferry.hypervisor.qemu.side import QemuSide
+from vmferry.journal import Journal, JournalError
+from vmferry.move.account import Account
+from vmferry.move.cost import CostMeter
+from vmferry.move.guest import GuestWatch
+from vmferry.move.parties import Parties, Party, RunLedger, tidy
+from vmferry.move.prepare import (
+    Source,
+    open_destination,
+    open_source,
+    refuse_unsettled,
+    set_up,
+    start_destination,
+    waiting_party,
+)
+from vmferry.move.recorder import Recorder
+from vmferry.policy.base import Input, Limits
+from vmferry.policy.fixed import Fixed
+from vmferry.precopy.outcome import Outcome
+from vmferry.settle import Sides, settle
+from vmferry.vm.address import Destination, Local, parse_destination, parse_vm
+from vmferry.vm.lock import MoveLock
+
+Tell = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command asks for."""
+
+    vm: str
+    to: str
+    limits: Limits
+    to_qmp: str | None = None
+    policy: str = "fixed"
+    pin_apart: bool = False
+    verify: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Request:
+        return cls(**{**data, "limits": Limits(**data["limits"])})
+
+
+class InboxClock:
+    """Time for `settle`: it wakes when either side says something, which is heard at once."""
+
+    def __init__(self, inbox: EventInbox, hear: Callable[[], None]) -> None:
+        self._inbox = inbox
+        self._hear = hear
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    async def wait(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._inbox.arrived.wait(), seconds)
+        self._inbox.arrived.clear()
+        self._hear()
+
+
+@dataclass
+class _Work:
+    """What the stages of one move hand on to each other."""
+
+    source: Source
+    to: Destination
+    parties: Parties
+    recorder: Recorder
+    cost: CostMeter
+    guest: GuestWatch
+    destination: QemuSide | None = None
+    migration: QemuMigration | None = None
+
+    def hear(self, item: Input) -> None:
+        self.recorder.hear(item)
+        self.guest.poll(item.t)
+
+    def stage(self, name: str) -> None:
+        t = self.migration.now() if self.migration is not None else 0.0
+        self.recorder.line({"t": round(t, 6), "stage": name})
+
+
+class MoveRun:
+    """One move. `cancel` may be called at any time; a switchover that has begun is finished."""
+
+    def __init__(self, request: Request, journal: Journal, tell: Tell) -> None:
+        self._request = request
+        self._journal = journal
+        self._tell = tell
+        self._inbox = EventInbox()
+        self._controller: Controller | None = None
+        self._cancelled: str | None = None
+
+    def cancel(self, why: str) -> None:
+        self._cancelled = self._cancelled or why
+        if self._controller is not None:
+            self._controller.cancel(why)
+
+    async def run(self) -> Outcome:
+        """The outcome, which is in the journal too.
+
+        Raises VmferryError where the move is refused before anything has been changed; after that
+        what goes wrong is an outcome.
+        """
+        request = self._request
+        address, to = parse_vm(request.vm), parse_destination(request.to)
+        with MoveLock.acquire(address.key, "migrate"):
+            refuse_unsettled(self._journal, address.key)
+            source = await open_source(address, self._inbox)
+            try:
+                return await self._run(source, to)
+            finally:
+                await source.side.close()
+
+    async def _run(self, source: Source, to: Destination) -> Outcome:
+        request = self._request
+        to_qmp = Path(request.to_qmp) if request.to_qmp is not None else None
+        parties = Parties(
+            vm=source.key,
+            uri="" if isinstance(to, Local) else to.uri,
+            source=source.party,
+            destination=Party() if isinstance(to, Local) else waiting_party(to_qmp),
+            ran_before=source.ran_before,
+            disks=source.disks,
+        )
+        limits = asdict(request.limits)
+        run = self._journal.begin(source.key, request.policy, limits, parties.to_json())
+        self._tell({"run": run})
+        cost = CostMeter(source.side.process, request.pin_apart)
+        recorder = Recorder(self._journal, run, cost, self._tell)
+        guest = GuestWatch(recorder.line)
+        work = _Work(source, to, parties, recorder, cost, guest)
+        recorder.line(_header(run, request))
+        try:
+            return await self._carry_out(run, work)
+        finally:
+            guest.stop()
+            if work.destination is not None:
+                await work.destination.close()
+
+    async def _carry_out(self, run: str, work: _Work) -> Outcome:
+        try:
+            migration = await self._prepare(run, work)
+            ending = await self._migrate(work, migration)
+        except (VmferryError, QmpError) as error:
+            ending = Ending("lost", why=_with_hint(error))
+        settled = await self._hand_over(run, work, ending)
+        account = Account(run, self._request.policy, work.parties, ending, settled)
+        complaint = _destination_stderr(work.parties)
+        problems = await tidy(work.parties, settled, work.source.side, work.destination)
+        await work.guest.finish(settled.place, verify=self._request.verify)
+        problems += work.guest.problems
+        outcome = account.outcome(work.recorder, work.cost, work.guest, problems, complaint)
+        work.stage("done")
+        work.recorder.flush()
+        try:
+            self._journal.finish(run, outcome.to_json())
+        except JournalError as error:
+            self._tell({"message": f"the outcome could not be recorded: {error.message}"})
+        return outcome
+
+    async def _prepare(self, run: str, work: _Work) -> QemuMigration:
+        work.stage("prepare")
+        source = work.source
+        if source.instance is not None and source.instance.spec.is_testguest:
+            work.guest.follow("source", source.instance.files)
+        if isinstance(work.to, Local):
+            party, work.destination = await start_destination(source, self._inbox)
+            files = InstanceFiles(Path(party.instance or ""))
+            if source.instance is not None and source.instance.spec.is_testguest:
+                work.guest.follow("destination", files)
+            uri = f"unix:{files.folder / 'migration.sock'}"
+            work.parties = replace(work.parties, destination=party, uri=uri)
+        elif work.parties.destination.blind:
+            self._tell({"message": "the destination cannot be seen: it has no --to-qmp"})
+        else:
+            seen = await open_destination(work.parties.destination, self._inbox)
+            work.parties = replace(work.parties, destination=seen[0])
+            work.destination = seen[1]
+        self._journal.set_parties(run, work.parties.to_json())
+        await set_up(work.parties, source, work.destination, work.to)
+        await work.guest.baseline()
+        return QemuMigration(source.side, work.parties.uri, self._inbox)
+
+    async def _migrate(self, work: _Work, migration: QemuMigration) -> Ending:
+        if self._cancelled is not None:
+            return Ending("cancelled", why=self._cancelled)
+        work.stage("setup")
+        work.migration = migration
+        work.cost.begin()
+        work.guest.begin()
+        self._controller = Controller(migration, Fixed(self._request.limits), work.hear)
+        try:
+            return await self._controller.run()
+        finally:
+            await migration.close()
+
+    async def _hand_over(self, run: str, work: _Work, ending: Ending) -> Settled:
+        forward = ending.kind == "ready" or ending.status == "completed"
+        work.stage("switchover" if forward else "undo")
+
+        def hear() -> None:
+            if work.migration is not None:
+                for event in work.migration.drain():
+                    work.hear(event)
+
+        async def before(move: Move) -> None:
+            hear()
+            work.stage(move.value)
+            if move is Move.QUIT_SOURCE and work.migration is not None:
+                await _take_final_figures(work, work.migration)
+
+        ledger = RunLedger(self._journal, run, work.parties)
+        settled = await settle(
+            Sides(work.source.side, work.destination, work.parties.ran_before),
+            ledger,
+            Goal.FORWARD if forward else Goal.BACK,
+            InboxClock(self._inbox, hear),
+            disks_unchanged=ledger.disks_unchanged,
+            before=before,
+        )
+        hear()
+        if settled.place == "source" and work.migration is not None:
+            await _take_final_figures(work, work.migration)
+        return settled
+
+
+async def _take_final_figures(work: _Work, migration: QemuMigration) -> None:
+    sample = await migration.final_sample()
+    if sample is not None:
+        work.hear(sample)
+
+
+def _header(run: str, request: Request) -> dict[str, Any]:
+    return {
+        "vmferry": {
+            "format": 1,
+            "run": run,
+            "vm": request.vm,
+            "to": request.to,
+            "limits": asdict(request.limits),
+            "policy": request.policy,
+            "versions": {"vmferry": __version__},
+            "started_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        }
+    }
+
+
+def _destination_stderr(parties: Parties) -> str:
+    """QEMU's own complaint; for an incoming QEMU it is told nowhere else."""
+    instance = parties.destination.loaded()
+    return instance.stderr() if instance is not None else ""
+
+
+def _with_hint(error: Exception) -> str:
+    hint = error.hint if isinstance(error, VmferryError) else None
+    return f"{error} ({hint})" if hint else str(error)
