@@ -33,7 +33,7 @@ REGISTRIES = re.compile(
     )
 )
 MACHINE_PATHS = re.compile(
-    r"(?<![\w.}$-])/(?:" + "|".join(["work/", "root/", "home" r"/\w", "opt/", "tmp" r"/\w"]) + ")"
+    r"(?<![\w.}$-])/(?:" + "|".join(["work/", "root/", "home" r"/\w", "opt/", "tmp" r"/\w\w"]) + ")"
 )
 
 
@@ -73,12 +73,12 @@ def test_pattern_finds_registries(text: str) -> None:
     assert REGISTRIES.search(text)
 
 
-@pytest.mark.parametrize("text", ["'/" + "work/main'", " /" + "root/x", "/" + "tmp/door"])
+@pytest.mark.parametrize("text", ["'/" + "work/main'", " /" + "root/x", "/" + "tmp/some.log"])
 def test_pattern_finds_machine_paths(text: str) -> None:
     assert MACHINE_PATHS.search(text)
 
 
-@pytest.mark.parametrize("text", ["docs/work/x", "$HOME/root/x", "under /tmp"])
+@pytest.mark.parametrize("text", ["docs/work/x", "$HOME/root/x", "under /tmp", "/tmp/x"])
 def test_pattern_leaves_other_paths_alone(text: str) -> None:
     assert not MACHINE_PATHS.search(text)
 
