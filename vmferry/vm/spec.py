@@ -44,8 +44,10 @@ SPEC_MAX_BYTES = MIB
 TESTGUEST = "testguest"
 # QEMU rounds RAM up to this, and then refuses a memory backend of the size that was asked for.
 RAM_STEP = 8 * KIB
-# What the kernel and the user space of the test guest take beside the page writer.
-TESTGUEST_OWN_BYTES = 96 * MIB
+# What the test guest's kernel and user space take at the least, beside a part of all RAM. The guest
+# itself refuses what does not fit by less.
+TESTGUEST_OWN_BYTES = 64 * MIB
+TESTGUEST_OWN_PART = 16
 
 
 class _Model(BaseModel):
@@ -198,11 +200,12 @@ class VmSpec(_Model):
         if self.page_writer.disk and (not self.disk or self.disk[0].readonly):
             raise ValueError("testguest.disk needs a [[disk]] that can be written")
         owned = self.page_writer.owned_bytes
-        room = self.memory.size - TESTGUEST_OWN_BYTES
+        size = self.memory.size
+        room = size - TESTGUEST_OWN_BYTES - size // TESTGUEST_OWN_PART
         if owned > room:
             raise ValueError(
                 f"the page writer owns {format_size(owned)}, which does not fit: memory.size"
-                f" {format_size(self.memory.size)} leaves it {format_size(max(room, 0))}"
+                f" {format_size(size)} leaves it {format_size(max(room, 0))}"
             )
 
 

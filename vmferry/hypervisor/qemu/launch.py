@@ -108,7 +108,7 @@ def _start(words: list[str], files: InstanceFiles) -> subprocess.Popen[bytes]:
                 stdout=log,
                 stderr=log,
                 cwd="/",
-                umask=0o077,
+                umask=0o177,
                 start_new_session=True,
             )
         except OSError as error:
