@@ -17,6 +17,12 @@ _PROVIDERS = {
     "dpkg-deb": "dpkg",
     "zstd": "zstd",
 }
+# What most often helps where the tool is there and fails.
+_REPAIRS = {
+    "gcc": "sudo apt-get install gcc libc6-dev",
+    "apt-get": "sudo apt-get update",
+    "apt-cache": "sudo apt-get update",
+}
 
 
 class BuildError(VmferryError):
@@ -37,7 +43,7 @@ def run(command: Sequence[str], cwd: Path) -> bytes:
         message = done.stderr.decode(errors="replace").strip()
         raise BuildError(
             f"the test guest cannot be built: {' '.join(command[:2])} said: {message[-2000:]}",
-            hint="sudo apt-get update" if command[0].startswith("apt") else None,
+            hint=_REPAIRS.get(command[0]),
         )
     return done.stdout
 

@@ -14,8 +14,8 @@
 
 enum { PERIOD_NS = 2000000 };
 
-/* 32 bytes, little-endian; heartbeat.py reads the same. `check` lets a reader find the next record
- * after a broken one. */
+/* 32 bytes, little-endian; beats.py reads the same. `check` makes the exclusive or of all 32-bit
+ * words all ones, so that a reader finds the next record after a broken one. */
 struct beat {
 	uint32_t magic;
 	uint32_t check;
@@ -32,7 +32,7 @@ static uint32_t fold(uint64_t value)
 static void *heartbeat_run(void *argument)
 {
 	(void)argument;
-	struct beat beat = {.magic = 0x54414556}; /* "VEAT" */
+	struct beat beat = {.magic = 0x54414542}; /* "BEAT" */
 	/* Never blocks: a beat that finds no room is dropped, and the next number tells. The driver
 	 * takes a record whole or not at all. */
 	int port = port_open("vmferry.heartbeat", O_WRONLY | O_NONBLOCK);
@@ -47,8 +47,8 @@ static void *heartbeat_run(void *argument)
 		beat.guest_ns = now;
 		beat.work = pages_written();
 		beat.check = ~(beat.magic ^ fold(beat.sequence) ^ fold(beat.guest_ns) ^ fold(beat.work));
-		if (write(port, &beat, sizeof beat) < 0)
-			continue;
+		ssize_t ignored = write(port, &beat, sizeof beat);
+		(void)ignored;
 	}
 	return NULL;
 }

@@ -77,8 +77,11 @@ char *verify_all(void)
 	size_t size;
 	FILE *out = open_memstream(&text, &size);
 	pthread_mutex_lock(&lock);
-	fprintf(out, "\"pages\":%llu,\"disk_blocks\":%llu,\"faults\":%llu,\"bad\":[",
-		(unsigned long long)pages, (unsigned long long)blocks, (unsigned long long)count);
+	fprintf(out,
+		"\"pages\":%llu,\"disk_blocks\":%llu,\"disk_errors\":%llu,\"faults\":%llu,"
+		"\"bad\":[",
+		(unsigned long long)pages, (unsigned long long)blocks,
+		(unsigned long long)disk_errors(), (unsigned long long)count);
 	for (uint64_t i = 0; i < count && i < MOST_FAULTS; i++)
 		fprintf(out,
 			"%s{\"area\":\"%s\",\"page\":%llu,\"kind\":\"%s\",\"seen\":%llu,"

@@ -16,7 +16,7 @@ void report_fault(const struct area *area, uint64_t number, enum fault fault, ui
 uint64_t faults_met(void);
 
 /* Check every page and block with the writers paused. Returns JSON members of the answer, for the
- * caller to free: pages, disk_blocks, faults, bad. Faults met before are among them. */
+ * caller to free: pages, disk_blocks, disk_errors, faults, bad. Faults met before are among them. */
 char *verify_all(void);
 
 /* A test aid: spoil page `number` of the working set as a faulty migration would. */
