@@ -117,12 +117,16 @@ def next_move(facts: Facts, goal: Goal) -> Move | Settled:
 
 def _after_the_end(facts: Facts) -> Move | Settled:
     if facts.step is Step.UNDONE:
-        if facts.destination.dead or facts.blind:
-            return Settled("source", "the VM runs on at the source")
-        return Move.DESTROY_DESTINATION
+        if not facts.destination.dead and not facts.blind:
+            return Move.DESTROY_DESTINATION
+        if facts.source.dead:
+            return Settled("nowhere", "the move was undone; the VM has ended since")
+        return Settled("source", "the VM is at the source")
     if not facts.source.dead:
         return Move.QUIT_SOURCE
-    return Settled("destination", "the VM runs at the destination")
+    if facts.destination.dead:
+        return Settled("nowhere", "the move was done; the VM has ended since")
+    return Settled("destination", "the VM is at the destination")
 
 
 def _forward(facts: Facts) -> Move | Settled:

@@ -73,7 +73,7 @@ class Account:
     def _why(self, last: Sample, problems: list[str], complaint: str) -> str:
         """Sentences: what ended the migration, where the VM is, what the QEMUs said."""
         reasons = [] if self.settled.place == "destination" else [self.ending.why or last.error]
-        if not self.settled.final or self.settled.place != "source":
+        if not self.settled.final or self.settled.place in ("nowhere", "unknown"):
             reasons.append(self.settled.why)
         if complaint and self._status() in ("failed", "needs-recovery"):
             reasons.append(f"the destination's QEMU said: {complaint}")

@@ -1,0 +1,81 @@
+"""Settles a move whose guardian is gone: by the same table, from what the journal has.
+
+A move that had not begun to switch over is undone; one that had is finished, unless a side is in
+the way. Nothing is touched where it cannot be told which side has the VM.
+"""
+
+from __future__ import annotations
+
+import time
+
+from vmferry.handover import Goal, Settled, Step
+from vmferry.hypervisor.qemu.orphans import end_orphans
+from vmferry.journal import Journal, Run
+from vmferry.move.parties import Parties, RunLedger, tidy
+from vmferry.precopy.outcome import Outcome, Status
+from vmferry.precopy.passes import PassTracker
+from vmferry.precopy.sample import Sample
+from vmferry.precopy.trace import read_trace
+from vmferry.settle import Clock, Sides, settle
+from vmferry.vm.lock import MoveLock
+
+
+async def recover_run(journal: Journal, run: Run, clock: Clock) -> Outcome:
+    """Settle one run and record its outcome.
+
+    Raises RefusedError while its guardian still lives, JournalError.
+    """
+    parties = Parties.from_json(run.parties)
+    with MoveLock.acquire(run.vm, "recover"):
+        run = journal.run(run.id)
+        source = parties.source.side(recovering=True)
+        destination = (
+            None if parties.destination.blind else parties.destination.side(recovering=True)
+        )
+        ledger = RunLedger(journal, run.id, parties)
+        try:
+            settled = await settle(
+                Sides(source, destination, parties.ran_before),
+                ledger,
+                Goal.BACK if run.last_step is Step.BEGUN else Goal.FORWARD,
+                clock,
+                disks_unchanged=ledger.disks_unchanged,
+            )
+            problems = await tidy(parties, settled, source, destination)
+        finally:
+            await source.close()
+            if destination is not None:
+                await destination.close()
+        if parties.source.ours:
+            end_orphans(parties.vm)
+        outcome = _outcome(journal, run, settled, problems)
+        journal.finish(run.id, outcome.to_json())
+    return outcome
+
+
+def _outcome(journal: Journal, run: Run, settled: Settled, problems: list[str]) -> Outcome:
+    tracker, last = PassTracker(), Sample(0.0, "none")
+    for item in read_trace(journal.lines(run.id), f"run {run.id}").inputs:
+        tracker.receive(item)
+        if isinstance(item, Sample):
+            last = item
+    status: Status = "completed" if settled.place == "destination" else "failed"
+    if not settled.final:
+        status = "needs-recovery"
+    found = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.started_at))
+    why = [f"the move begun at {found} was left half-way and has been settled", settled.why]
+    return Outcome(
+        run=run.id,
+        vm=run.vm,
+        status=status,
+        vm_runs_at=settled.place,
+        policy=run.policy,
+        total_ms=round(1000 * last.t, 3),
+        downtime_ms=None,
+        bytes=last.transferred,
+        resent_bytes=sum(one.sent_bytes for one in tracker.passes[1:]),
+        passes=tracker.passes,
+        guest=None,
+        cost=None,
+        why="; ".join(why + problems),
+    )
