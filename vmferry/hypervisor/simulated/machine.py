@@ -40,23 +40,27 @@ class Machine:
 class Guest:
     """A guest under load, as it is when migrate is issued. Bytes, seconds.
 
-    `static_bytes` is what is neither zero nor the page writer's: kernel, programs; `top_bytes` of
-    it are at the top of the RAM. The writer's settings came into force `writer_age` before.
+    `static_bytes` is what is neither zero nor the page writer's: kernel, programs. `top_bytes` are
+    the end of the RAM, static but for `top_zero_bytes` strewn among them. The writer's settings
+    came into force `writer_age` before.
     """
 
     ram_bytes: int
     static_bytes: int
     writer: PageWriterSettings | None = None
     top_bytes: int = 0
+    top_zero_bytes: int = 0
     writer_age: float = 0.0
 
     def layout(self) -> Layout:
         """Where what is in the RAM. Raises ValueError where it does not fit."""
         writer = self.writer
+        top_static = self.top_bytes - self.top_zero_bytes
         return Layout(
             pages=self.ram_bytes // PAGE_SIZE,
-            low=(self.static_bytes - self.top_bytes) // PAGE_SIZE,
+            low=max(self.static_bytes - top_static, 0) // PAGE_SIZE,
             working_set=writer.working_set // PAGE_SIZE if writer is not None else 0,
             cold=writer.cold // PAGE_SIZE if writer is not None else 0,
             top=self.top_bytes // PAGE_SIZE,
+            top_zero=self.top_zero_bytes // PAGE_SIZE,
         )

@@ -22,7 +22,8 @@ PAGE_SIZE = 4096
 class Layout:
     """What is where in the guest's RAM, in pages, from the lowest address up.
 
-    Static pages, the writer's working set, its cold pages, zero pages, static pages at the top.
+    Static pages, the writer's working set, its cold pages, zero pages, and at the top static pages
+    with `top_zero` zero pages strewn among them.
     """
 
     pages: int
@@ -30,14 +31,23 @@ class Layout:
     working_set: int
     cold: int
     top: int
+    top_zero: int
 
     def __post_init__(self) -> None:
-        if self.zero_pages.start > self.zero_pages.stop:
+        if self._zero_gap.start > self._zero_gap.stop or self.top_zero > self.top:
             raise ValueError("static pages, working set and cold pages do not fit into the RAM")
 
     @property
-    def zero_pages(self) -> slice:
+    def _zero_gap(self) -> slice:
         return slice(self.low + self.working_set + self.cold, self.pages - self.top)
+
+    def zero(self) -> Flags:
+        """Which pages are zero."""
+        zero: Flags = np.zeros(self.pages, dtype=np.bool_)
+        zero[self._zero_gap] = True
+        strewn = np.arange(self.top_zero) * self.top // max(self.top_zero, 1)
+        zero[self.pages - self.top + strewn] = True
+        return zero
 
     def working_set_pages(self) -> Pages:
         """The page numbers of the working set, in the writer's own order."""
@@ -45,7 +55,10 @@ class Layout:
 
     def static_pages(self) -> Pages:
         """The page numbers of what the writer does not own and is not zero."""
-        return np.concatenate((np.arange(self.low), np.arange(self.pages - self.top, self.pages)))
+        owned = slice(self.low, self.low + self.working_set + self.cold)
+        static = ~self.zero()
+        static[owned] = False
+        return np.flatnonzero(static)
 
 
 class Memory:
@@ -53,8 +66,7 @@ class Memory:
 
     def __init__(self, layout: Layout) -> None:
         self.pages = layout.pages
-        self._zero: Flags = np.zeros(self.pages, dtype=np.bool_)
-        self._zero[layout.zero_pages] = True
+        self._zero: Flags = layout.zero()
         self._written: Flags = np.zeros(self.pages, dtype=np.bool_)
         self._dirty: Flags = np.ones(self.pages, dtype=np.bool_)
         self._cursor = 0

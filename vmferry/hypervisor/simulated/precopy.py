@@ -169,11 +169,11 @@ class Precopy:
 
     def _migrate(self) -> Iterator[float]:
         self._become("setup")
+        self._start_window()  # setup is within the first window
         yield self.now + self._machine.setup_seconds
         self._begin_pass()
         self._rate_since = self._setup_seconds = self.now
         self._become("active")
-        self._start_window()
         while True:
             if not self._limit_reached():
                 if self._left() < self._threshold:

@@ -89,11 +89,11 @@ class _Thread:
 
 
 class _Sequential:
-    """One page after the other, and around."""
+    """One page after the other, and around, from a place that nobody knows."""
 
-    def __init__(self, pages: Pages, _: np.random.Generator) -> None:
+    def __init__(self, pages: Pages, rng: np.random.Generator) -> None:
         self._pages = pages
-        self._next = 0
+        self._next = int(rng.integers(max(len(pages), 1)))
 
     def pick(self, count: int) -> Pages:
         size = len(self._pages)
