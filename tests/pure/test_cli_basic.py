@@ -113,7 +113,7 @@ def test_a_bug_is_told_shortly_and_kept_in_full(
     def break_down() -> None:
         raise ZeroDivisionError("by nought")
 
-    monkeypatch.setattr("vmferry.vm.registry.list_vms", break_down)
+    monkeypatch.setattr("vmferry.hypervisor.qemu.look.list_vms", break_down)
     assert main.run_command(["ls"]) == 1
     shown = capsys.readouterr().err
     assert "this is a bug in vmferry: ZeroDivisionError: by nought" in shown
@@ -127,7 +127,7 @@ def test_ctrl_c_is_status_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vmferry.vm.registry.list_vms", interrupt)
+    monkeypatch.setattr("vmferry.hypervisor.qemu.look.list_vms", interrupt)
     assert main.run_command(["ls"]) == 130
 
 

@@ -157,11 +157,28 @@ def test_a_test_guest_that_cannot_start_says_why_and_leaves_nothing(tmp_path: Pa
     assert list(vms_dir().iterdir()) == []
 
 
+def test_what_a_killed_run_left_can_be_stopped(guest: str) -> None:
+    run = begin("run", guest)
+    while not list_instances():
+        assert run.poll() is None
+        time.sleep(0.01)
+    run.kill()
+    run.communicate()
+    left = only_instance()
+    (row,) = records("ls")
+    assert "`vmferry stop web` ends it" in row["why"]
+    assert "already runs" in call("run", guest, status=2).stderr
+    call("stop", "web")
+    assert not left.alive()
+
+
 def test_ctrl_c_while_the_guest_boots_leaves_nothing(guest: str) -> None:
     run = begin("run", guest)
     while not list_instances():
         assert run.poll() is None
         time.sleep(0.01)
+    (row,) = records("ls")
+    assert (row["name"], row["state"]) == ("web", "starting")
     run.send_signal(signal.SIGINT)
     assert run.wait() == 130
     run.communicate()

@@ -12,10 +12,9 @@ from vmferry.units import format_duration, format_size
 def ls(as_json: Json = False) -> None:
     """List the VMs."""
     from vmferry.hypervisor.qemu.look import look_at_all
-    from vmferry.vm.registry import list_vms
 
     output = Output(as_json=as_json)
-    looks = asyncio.run(look_at_all(list_vms()))
+    looks = asyncio.run(look_at_all())
     for look in looks:
         output.record(look.to_json())
     if as_json:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vmferry.host.process import ProcessId, boot_id
-from vmferry.hypervisor.qemu.instance import Instance
+from vmferry.host.process import boot_id
+from vmferry.host.sockets import peer_of
+from vmferry.hypervisor.qemu.instance import Instance, list_instances
 from vmferry.hypervisor.qemu.lifecycle import current_instance
 from vmferry.hypervisor.qemu.qmp import Qmp, QmpError, session
-from vmferry.vm.lock import lock_holder
-from vmferry.vm.registry import Vm
+from vmferry.vm.lock import Holder, lock_holder
+from vmferry.vm.registry import Vm, list_vms
 
 LOOK_SECONDS = 3.0
 
@@ -24,7 +23,7 @@ class Look:
     """What was seen. Sizes in bytes, uptime in seconds; None is "cannot be told".
 
     `state` is QEMU's run state; or `stopped` (QEMU ended in order), `crashed`, `silent` (QEMU
-    lives and does not answer) or `damaged` (the VM's record cannot be read).
+    lives and does not answer), `starting`, or `damaged` (what is recorded of it is not whole).
     """
 
     name: str
@@ -52,9 +51,9 @@ async def look_at(vm: Vm) -> Look:
     """A VM that vmferry runs. Never raises: what cannot be seen is part of the answer."""
     try:
         instance = current_instance(vm)
-        if instance is None:
-            return Look(vm.name, *_without_instance(vm))
         holder = lock_holder(vm.name)
+        if instance is None:
+            return Look(vm.name, *_without_instance(vm, holder))
     except Exception as error:
         return Look(vm.name, "damaged", str(error))
     busy = None if holder is None else f"{holder.purpose} by process {holder.process.pid}"
@@ -80,9 +79,10 @@ async def look_at(vm: Vm) -> Look:
     )
 
 
-async def look_at_all(vms: list[Vm]) -> list[Look]:
-    """All of them at once."""
-    return list(await asyncio.gather(*(look_at(vm) for vm in vms)))
+async def look_at_all() -> list[Look]:
+    """Every VM that vmferry runs, by name; one that is just being started too."""
+    names = {vm.name for vm in list_vms()} | {instance.vm for instance in list_instances()}
+    return list(await asyncio.gather(*(look_at(Vm(name)) for name in sorted(names))))
 
 
 async def look_at_socket(path: Path) -> Look:
@@ -94,7 +94,7 @@ async def look_at_socket(path: Path) -> Look:
         memory = await qmp.execute("query-memory-size-summary")
         vcpus = await qmp.execute("query-cpus-fast")
         kvm = await qmp.execute("query-kvm")
-    process = _peer(path)
+    process = peer_of(path)
     return Look(
         name=name or f"qmp:{path}",
         state=state,
@@ -133,19 +133,11 @@ async def _ask(qmp: Qmp) -> tuple[str, str | None]:
     return str(status["status"]), migration.get("status")
 
 
-def _without_instance(vm: Vm) -> tuple[str, str]:
+def _without_instance(vm: Vm, holder: Holder | None) -> tuple[str, str]:
+    if holder is not None:
+        return "starting", f"{holder.purpose} by process {holder.process.pid}"
+    if any(instance.vm == vm.name and instance.alive() for instance in list_instances()):
+        return "damaged", f"its start was not finished; `vmferry stop {vm.name}` ends it"
     if vm.current() is None:
         return "damaged", "it has no instance"
     return "crashed", "the record of its instance has gone; the host may have been started anew"
-
-
-def _peer(path: Path) -> ProcessId | None:
-    """The process that listens at a Unix socket."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(LOOK_SECONDS)
-        try:
-            probe.connect(str(path))
-            credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            return ProcessId.of(struct.unpack("3i", credentials)[0])
-        except (OSError, ProcessLookupError):
-            return None
