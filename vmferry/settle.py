@@ -7,6 +7,7 @@ Used by the guardian at the end of every move, by the command when its guardian 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -42,6 +43,16 @@ class Clock(Protocol):
     async def wait(self, seconds: float) -> None:
         """Return after `seconds`, or earlier when something has changed."""
         ...
+
+
+class WallClock:
+    """Time as it passes."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    async def wait(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,215 @@
+"""`vmferry migrate`: moves a running VM and shows it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vmferry.cli.options import Json, VmArgument, duration, rate
+from vmferry.units import MIB
+
+if TYPE_CHECKING:
+    from vmferry.cli.display import Display
+    from vmferry.move.run import Request
+
+EXIT_STATUS = {
+    "completed": 0,
+    "refused": 3,
+    "abandoned": 4,
+    "cancelled": 4,
+    "failed": 5,
+    "needs-recovery": 6,
+}
+NOWHERE = 6
+
+
+class PolicyName(enum.StrEnum):
+    FIXED = "fixed"
+
+
+class Profile(enum.StrEnum):
+    CLASSIC = "classic"
+
+
+class Pinning(enum.StrEnum):
+    AUTO = "auto"
+    NEVER = "never"
+
+
+CLASSIC_BANDWIDTH = 32 * MIB
+DOWNTIME_SECONDS = 0.3
+# migration/options.c: MAX_MIGRATE_DOWNTIME_SECONDS
+MAX_DOWNTIME_SECONDS = 2000.0
+
+
+def migrate(
+    vm: VmArgument,
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="DEST", help="local, tcp:HOST:PORT or unix:PATH, where a QEMU waits."
+        ),
+    ],
+    to_qmp: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="The QMP socket of the QEMU that waits at DEST."),
+    ] = None,
+    policy: Annotated[PolicyName, typer.Option(help="Who steers.")] = PolicyName.FIXED,
+    profile: Annotated[
+        Profile | None, typer.Option(help="classic: 32 MiB/s and 300 ms, as of old.")
+    ] = None,
+    bandwidth: Annotated[
+        int | None,
+        typer.Option(parser=rate, metavar="RATE", help="At most this speed, such as 100MiB/s."),
+    ] = None,
+    downtime: Annotated[
+        float,
+        typer.Option(parser=duration, metavar="TIME", help="The VM may stand still this long."),
+    ] = "300ms",  # type: ignore[assignment]
+    deadline: Annotated[
+        float | None,
+        typer.Option(parser=duration, metavar="TIME", help="Abandon the move after this long."),
+    ] = None,
+    pin_migration: Annotated[
+        Pinning,
+        typer.Option(help="auto: keep migration threads off the vCPUs' cores where possible."),
+    ] = Pinning.NEVER,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Have a test guest check all its pages afterwards.")
+    ] = False,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the recorded trace there.")
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Move a running VM. It goes on at the source unless the move succeeds."""
+    from vmferry.move.run import Request
+    from vmferry.policy.base import Limits
+
+    _check(to_qmp, to, bandwidth, downtime, deadline, trace)
+    if bandwidth is None and profile is Profile.CLASSIC:
+        bandwidth = CLASSIC_BANDWIDTH
+    milliseconds = round(downtime * 1000)
+    request = Request(
+        vm=vm,
+        to=to,
+        limits=Limits(
+            max_downtime_ms=milliseconds,
+            downtime_limit_ms=milliseconds,
+            bandwidth=bandwidth or 0,
+            deadline=deadline,
+        ),
+        to_qmp=str(to_qmp.absolute()) if to_qmp is not None else None,
+        policy=policy.value,
+        pin_apart=pin_migration is Pinning.AUTO,
+        verify=verify,
+    )
+    outcome = carry_out(request, as_json=json, trace=trace)
+    if outcome["vm_runs_at"] in ("nowhere", "unknown"):
+        return NOWHERE
+    return EXIT_STATUS[outcome["status"]]
+
+
+def carry_out(request: Request, *, as_json: bool, trace: Path | None = None) -> dict[str, Any]:
+    """Have a guardian carry `request` out, show it, and return the outcome.
+
+    Raises VmferryError where it was refused before anything was changed.
+    """
+    from vmferry.cli.display import make_display
+    from vmferry.cli.guardian_client import GuardianDied, guarded
+    from vmferry.vm.address import parse_destination, parse_vm
+
+    parse_destination(request.to)
+    settle_earlier(parse_vm(request.vm).key)
+    display = make_display(as_json=as_json)
+    outcome: dict[str, Any] | None = None
+    try:
+        for line in guarded(
+            request, lambda: display.message("cancelling; the VM stays at the source")
+        ):
+            outcome = _show(display, line) or outcome
+    except GuardianDied as death:
+        outcome = _after_death(death.run, death.said, display)
+    finally:
+        display.stop()
+    if outcome is None:
+        raise AssertionError("a guardian ended without an outcome")
+    display.close(outcome)
+    if trace is not None:
+        _write_trace(str(outcome["run"]), trace)
+    return outcome
+
+
+def settle_earlier(key: str) -> None:
+    """Settle what an earlier move of this VM left half-way. Raises VmferryError where it cannot."""
+    from vmferry.cli.recover import settle_run
+    from vmferry.errors import NeedsRecoveryError
+    from vmferry.journal import Journal
+
+    with Journal.open() as journal:
+        for run in journal.unsettled():
+            if run.vm == key and settle_run(journal, run).status == "needs-recovery":
+                raise NeedsRecoveryError(
+                    f"run {run.id} of '{key}' was left half-way and cannot be settled",
+                    hint=f"`vmferry show {run.id}` tells what is in the way",
+                )
+
+
+def _check(
+    to_qmp: Path | None,
+    to: str,
+    bandwidth: int | None,
+    downtime: float,
+    deadline: float | None,
+    trace: Path | None,
+) -> None:
+    """What the options' own types cannot say. Raises UsageError."""
+    from vmferry.errors import UsageError
+
+    if bandwidth is not None and bandwidth < MIB // 16:
+        raise UsageError("--bandwidth must be at least 64KiB/s")
+    if not 0.001 <= downtime <= MAX_DOWNTIME_SECONDS:
+        raise UsageError("--downtime must be between 1ms and 2000s")
+    if deadline is not None and deadline <= 0:
+        raise UsageError("--deadline must be more than nothing")
+    if to_qmp is not None and to == "local":
+        raise UsageError("--to-qmp goes with tcp: and unix:, where a QEMU already waits")
+    if to_qmp is not None and not to_qmp.is_socket():
+        raise UsageError(f"--to-qmp: {to_qmp} is not a socket")
+    if trace is not None and (trace.is_dir() or not trace.absolute().parent.is_dir()):
+        raise UsageError(f"--trace: {trace} cannot be written")
+
+
+def _after_death(run: str | None, said: str, display: Display) -> dict[str, Any]:
+    """The guardian is gone: settle here and now what it left."""
+    from vmferry.cli.recover import settle_run
+    from vmferry.errors import MoveFailedError
+    from vmferry.journal import Journal
+
+    last = said.rpartition("\n")[2]
+    because = f" ({last})" if last else ""
+    if run is None:
+        raise MoveFailedError(
+            f"the guardian of the move died before it began{because}; the VM was not touched"
+        )
+    display.message(f"the guardian of the move died{because}; settling run {run}")
+    with Journal.open() as journal:
+        return settle_run(journal, journal.run(run)).to_json()
+
+
+def _write_trace(run: str, path: Path) -> None:
+    from vmferry.errors import UsageError
+    from vmferry.journal import Journal
+
+    with Journal.open() as journal:
+        try:
+            path.write_text("".join(f"{line}\n" for line in journal.lines(run)))
+        except OSError as error:
+            raise UsageError(
+                f"--trace: {path} cannot be written: {error.strerror}",
+                hint=f"the run is recorded: `vmferry show {run} --trace`",
+            ) from None

@@ -1,0 +1,50 @@
+"""`vmferry recover`: settles moves that were left half-way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vmferry.cli.options import Json
+from vmferry.cli.output import Output
+
+if TYPE_CHECKING:
+    from vmferry.journal import Journal, Run
+    from vmferry.precopy.outcome import Outcome
+
+NEEDS_RECOVERY = 6
+
+
+def recover(
+    vm: Annotated[
+        str | None, typer.Argument(metavar="VM", help="Only this VM's; otherwise everybody's.")
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Settle moves that were left half-way: undo them, or finish those that had switched over."""
+    from vmferry.journal import Journal
+
+    output = Output(as_json=json)
+    status = 0
+    with Journal.open() as journal:
+        left = [run for run in journal.unsettled() if vm is None or run.vm == vm]
+        if not left:
+            output.say("nothing to recover")
+        for run in left:
+            outcome = settle_run(journal, run)
+            output.record(outcome.to_json())
+            output.say(f"run {run.id} of '{run.vm}': {outcome.why}")
+            if outcome.status == "needs-recovery":
+                status = NEEDS_RECOVERY
+    return status
+
+
+def settle_run(journal: Journal, run: Run) -> Outcome:
+    """Settle one run here and now. Raises VmferryError."""
+    import asyncio
+
+    from vmferry.recover import recover_run
+    from vmferry.settle import WallClock
+
+    return asyncio.run(recover_run(journal, run, WallClock()))
