@@ -1,0 +1,1 @@
+"""Pages and words about one migration, finished or running. Reads traces; touches no VM."""

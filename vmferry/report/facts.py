@@ -1,0 +1,90 @@
+"""The few numbers that a run is judged by, from its outcome or, without one, from its trace."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vmferry.report.recording import ENDED, Recording
+from vmferry.units import format_duration
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Milliseconds and bytes; None is "not known"."""
+
+    vm: str
+    run: str
+    status: str
+    vm_runs_at: str
+    total_ms: float | None
+    promised_ms: float | None
+    downtime_ms: float | None
+    gap_ms: float | None
+    bytes: int | None
+    resent_bytes: int | None
+    downtime_bytes: int | None
+    passes: tuple[Mapping[str, Any], ...]
+    why: str
+
+
+def facts(recording: Recording, outcome: Mapping[str, Any] | None) -> Facts:
+    """What is known of the run; an outcome goes before the trace."""
+    last = recording.last_sample
+    known: Mapping[str, Any] = outcome or {}
+    guest = known.get("guest") or {}
+    passes = known.get("passes")
+    return Facts(
+        vm=str(known.get("vm") or recording.header.get("vm") or ""),
+        run=str(known.get("run") or recording.header.get("run") or ""),
+        status=str(known.get("status") or _status(recording)),
+        vm_runs_at=str(known.get("vm_runs_at") or ""),
+        total_ms=_first(known.get("total_ms"), last and (last.total_time_ms or last.t * 1000)),
+        promised_ms=recording.promised_downtime_ms,
+        downtime_ms=_first(known.get("downtime_ms"), last and last.downtime_ms),
+        gap_ms=guest.get("gap_ms"),
+        bytes=_first(known.get("bytes"), last and last.transferred),
+        resent_bytes=known.get("resent_bytes"),
+        downtime_bytes=last.downtime_bytes if last and last.downtime_bytes else None,
+        passes=tuple(passes or map(dataclasses.asdict, recording.tracker.passes)),
+        why=str(known.get("why") or ""),
+    )
+
+
+def headline(facts: Facts) -> str:
+    """What happened, in one sentence."""
+    vm = f"VM {facts.vm}" if facts.vm else "the VM"
+    took = "" if facts.total_ms is None else format_duration(facts.total_ms / 1000)
+    where = {
+        "source": "It runs on at the source.",
+        "destination": "It runs at the destination.",
+        "nowhere": "It runs nowhere.",
+        "unknown": "Where it runs is not known.",
+    }.get(facts.vm_runs_at, "")
+    after = f" after {took}" if took else ""
+    match facts.status:
+        case "completed":
+            return f"{vm[0].upper()}{vm[1:]} moved" + (f" in {took}." if took else ".")
+        case "abandoned":
+            return f"The move of {vm} was abandoned{after}. {where}".strip()
+        case "cancelled":
+            return f"The move of {vm} was cancelled{after}. {where}".strip()
+        case "refused":
+            return f"The move of {vm} was refused. {where}".strip()
+        case "failed":
+            return f"The move of {vm} failed{after}. {where}".strip()
+        case "needs-recovery":
+            return f"The move of {vm} is not settled: run `vmferry recover`. {where}".strip()
+        case _:
+            return f"The move of {vm} is under way or was cut short: no outcome is recorded."
+
+
+def _status(recording: Recording) -> str:
+    last = recording.last_sample
+    return last.status if last is not None and last.status in ENDED else "running"
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
