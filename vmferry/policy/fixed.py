@@ -14,10 +14,12 @@ from vmferry.policy.base import (
     SetBandwidth,
     SetDowntimeLimit,
 )
+from vmferry.precopy.sample import Event, Sample
 from vmferry.units import format_duration
 
 # A refused or lost cancel is asked for again: a deadline is a promise.
 RETRY_SECONDS = 1.0
+_ENDED = ("completed", "cancelled", "failed")
 
 
 class Fixed:
@@ -38,6 +40,8 @@ class Fixed:
 
     def receive(self, item: Input) -> Decision:
         deadline = self._limits.deadline
+        if _has_ended(item):
+            self._wake_at = None
         if deadline is None or self._wake_at is None or item.t < self._wake_at:
             return Decision((), self._wake_at)
         if isinstance(item, ActionResult):
@@ -45,3 +49,13 @@ class Fixed:
         self._wake_at = item.t + RETRY_SECONDS
         why = f"the deadline of {format_duration(deadline)} passed"
         return Decision((Abandon(why),), self._wake_at)
+
+
+def _has_ended(item: Input) -> bool:
+    """Whether the source's migration is over, so that nothing is left to abandon."""
+    if isinstance(item, Sample):
+        return item.status in _ENDED
+    if isinstance(item, Event):
+        status = item.data.get("status")
+        return item.name == "MIGRATION" and item.side == "source" and status in _ENDED
+    return False
