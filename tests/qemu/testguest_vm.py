@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from qemu.qmp import ConnectError
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
 from vmferry.testguest.agent import AgentClient
@@ -53,9 +54,7 @@ class GuestVm:
                 self.command, stdin=subprocess.DEVNULL, stderr=errors, stdout=errors
             )
         try:
-            wait_for("QMP", (self.folder / "qmp.sock").exists, self)
-            self.qmp = QEMUMonitorProtocol(str(self.folder / "qmp.sock"))
-            self.qmp.connect()
+            wait_for("QMP", self._connected, self)
             if "-incoming" not in self.command:
                 wait_for("the ready line", self.ready, self)
         except BaseException:
@@ -71,6 +70,14 @@ class GuestVm:
     ) -> None:
         self.qmp.close()
         self._end()
+
+    def _connected(self) -> bool:
+        self.qmp = QEMUMonitorProtocol(str(self.folder / "qmp.sock"))
+        try:
+            self.qmp.connect()
+        except ConnectError:  # the socket is not there, or nobody listens on it yet
+            return False
+        return True
 
     def _end(self) -> None:
         self.process.kill()

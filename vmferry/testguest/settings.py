@@ -12,7 +12,7 @@ from vmferry.units import UnitError, parse_rate, parse_size
 
 PAGE = 4096
 _CHUNK = 2 * 1024**2  # memory is taken in such pieces
-_PHASE = re.compile(r"(busy|idle):[0-9]+(\.[0-9]+)?")
+_PHASE = re.compile(r"(?:busy|idle):([0-9]+(?:\.[0-9]+)?)")
 _MOST_PHASES = 32
 
 
@@ -31,6 +31,11 @@ def _parsed(value: object, parse: Callable[[str], int]) -> object:
         return parse(value)
     except UnitError as error:
         raise ValueError(str(error)) from None
+
+
+def _is_phase(text: str) -> bool:
+    match = _PHASE.fullmatch(text)
+    return match is not None and 0.001 <= float(match[1]) <= 1e6
 
 
 Size = Annotated[int, BeforeValidator(_size), Field(ge=0, le=2**46, multiple_of=PAGE)]
@@ -73,10 +78,10 @@ class PageWriterSettings(BaseModel):
         if self.working_set and self.working_set // PAGE < self.threads:
             raise ValueError("working_set: fewer pages of 4096 bytes than threads")
         phases = self.phases.split(",") if self.phases else []
-        if len(phases) > _MOST_PHASES or not all(_PHASE.fullmatch(phase) for phase in phases):
+        if len(phases) > _MOST_PHASES or not all(map(_is_phase, phases)):
             raise ValueError(
                 f"phases: '{self.phases}' is not like busy:5,idle:3 "
-                f"(seconds, at most {_MOST_PHASES} phases)"
+                f"(0.001 to 1000000 seconds each, at most {_MOST_PHASES} phases)"
             )
         return self
 
