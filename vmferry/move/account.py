@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vmferry.controller import Ending
 from vmferry.handover import Settled
@@ -10,7 +10,7 @@ from vmferry.move.cost import CostMeter, own_cpu_seconds
 from vmferry.move.guest import GuestWatch
 from vmferry.move.parties import Parties
 from vmferry.move.recorder import Recorder
-from vmferry.precopy.outcome import CostRecord, Outcome, Status
+from vmferry.precopy.outcome import CostRecord, Outcome, PassRecord, Status
 from vmferry.precopy.sample import Sample
 
 
@@ -34,7 +34,7 @@ class Account:
     ) -> Outcome:
         """The whole story; `complaint` is what the destination's QEMU wrote to standard error."""
         last = recorder.last or Sample(0.0, "none")
-        passes = recorder.tracker.passes
+        passes = tuple(_rounded(one) for one in recorder.tracker.passes)
         work = guest.work()
         return Outcome(
             run=self.run,
@@ -79,3 +79,9 @@ class Account:
             reasons.append(f"the destination's QEMU said: {complaint}")
         reasons += problems
         return "; ".join(reason for reason in reasons if reason)
+
+
+def _rounded(record: PassRecord) -> PassRecord:
+    return replace(
+        record, start_ms=round(record.start_ms, 3), duration_ms=round(record.duration_ms, 3)
+    )

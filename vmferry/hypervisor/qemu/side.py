@@ -53,10 +53,14 @@ class QemuSide:
         self, command: str, arguments: Mapping[str, Any] | None = None, seconds: float = ACT_SECONDS
     ) -> Any:
         """Run a QMP command; a lost session is opened again first. Raises QmpError."""
+        qmp = await self._ensure_open()
+        return await qmp.execute(command, arguments, timeout=seconds)
+
+    async def _ensure_open(self) -> Qmp:
         if self._qmp is None or self._qmp.closed:
             await self.close()
             self._qmp = await Qmp.connect(self.path, timeout=LOOK_SECONDS, on_event=self._on_event)
-        return await self._qmp.execute(command, arguments, timeout=seconds)
+        return self._qmp
 
     def alive(self) -> Process:
         if self.process is None:
@@ -67,8 +71,7 @@ class QemuSide:
         if self.alive() is Process.DEAD:
             return DEAD
         try:
-            status = await self.execute("query-status", seconds=LOOK_SECONDS)
-            migration = await self.execute("query-migrate", seconds=LOOK_SECONDS)
+            status, migration = await self._ask_both()
         except QmpGone:
             if self.process is not None:
                 await asyncio.to_thread(self.process.wait_dead, _DYING_SECONDS)
@@ -81,6 +84,15 @@ class QemuSide:
             migration=migration.get("status", "none"),
             sent=migration.get("ram", {}).get("transferred", 0),
         )
+
+    async def _ask_both(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        # Both questions at once: the VM may stand still while we look.
+        await self._ensure_open()
+        status, migration = await asyncio.gather(
+            self.execute("query-status", seconds=LOOK_SECONDS),
+            self.execute("query-migrate", seconds=LOOK_SECONDS),
+        )
+        return status, migration
 
     async def proceed(self) -> None:
         await self._act("migrate-continue", {"state": "pre-switchover"})
