@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -100,4 +102,4 @@ def test_it_abandons_at_the_first_input_after_the_deadline_and_at_most_each_seco
     acted = [t for t in times if policy.receive(Silence(t)).actions]
     late = [t for t in times if t >= deadline]
     assert acted[:1] == late[:1]
-    assert all(b >= a + 1.0 for a, b in zip(acted, acted[1:], strict=False))
+    assert all(b >= a + 1.0 for a, b in pairwise(acted))
