@@ -18,7 +18,9 @@ from typer.exceptions import TyperException
 from vmferry import __version__
 from vmferry.cli.console import console
 from vmferry.cli.ls import ls
+from vmferry.cli.migrate import migrate
 from vmferry.cli.output import printable
+from vmferry.cli.recover import recover
 from vmferry.cli.run import run
 from vmferry.cli.status import status
 from vmferry.cli.stop import stop
@@ -42,6 +44,8 @@ app.command()(run)
 app.command()(ls)
 app.command()(status)
 app.command()(console)
+app.command()(migrate)
+app.command()(recover)
 app.command()(stop)
 
 

@@ -14,7 +14,9 @@ from vmferry.units import MIB
 
 if TYPE_CHECKING:
     from vmferry.cli.display import Display
+    from vmferry.errors import VmferryError
     from vmferry.move.run import Request
+    from vmferry.precopy.progress import Progress, Stage
 
 EXIT_STATUS = {
     "completed": 0,
@@ -25,6 +27,12 @@ EXIT_STATUS = {
     "needs-recovery": 6,
 }
 NOWHERE = 6
+CANCELLING = "cancelling: the VM stays at the source, unless it has begun to switch over"
+# What the guardian says of the handover, as stages of the display.
+STAGE_OF: dict[str, Stage] = {
+    "record that the source is dead": "handover",
+    "record that the move is done": "done",
+}
 
 
 class PolicyName(enum.StrEnum):
@@ -50,9 +58,7 @@ def migrate(
     vm: VmArgument,
     to: Annotated[
         str,
-        typer.Option(
-            metavar="DEST", help="local, tcp:HOST:PORT or unix:PATH, where a QEMU waits."
-        ),
+        typer.Option(metavar="DEST", help="local, tcp:HOST:PORT or unix:PATH, where a QEMU waits."),
     ],
     to_qmp: Annotated[
         Path | None,
@@ -121,17 +127,20 @@ def carry_out(request: Request, *, as_json: bool, trace: Path | None = None) -> 
     """
     from vmferry.cli.display import make_display
     from vmferry.cli.guardian_client import GuardianDied, guarded
+    from vmferry.precopy.progress import Progress
     from vmferry.vm.address import parse_destination, parse_vm
 
     parse_destination(request.to)
     settle_earlier(parse_vm(request.vm).key)
     display = make_display(as_json=as_json)
+    progress = Progress(request.limits.downtime_limit_ms)
     outcome: dict[str, Any] | None = None
     try:
-        for line in guarded(
-            request, lambda: display.message("cancelling; the VM stays at the source")
-        ):
-            outcome = _show(display, line) or outcome
+        for line in guarded(request, lambda: display.message(CANCELLING)):
+            if line.get("event") == "outcome":
+                outcome = line
+            else:
+                _show(line, progress, display)
     except GuardianDied as death:
         outcome = _after_death(death.run, death.said, display)
     finally:
@@ -142,6 +151,37 @@ def carry_out(request: Request, *, as_json: bool, trace: Path | None = None) -> 
     if trace is not None:
         _write_trace(str(outcome["run"]), trace)
     return outcome
+
+
+def _show(line: Mapping[str, Any], progress: Progress, display: Display) -> None:
+    """Show one line of the guardian's. Raises VmferryError where it says that it refused."""
+    from vmferry.precopy.trace import Note, item_of
+
+    if "error" in line:
+        raise _refusal(line)
+    if "message" in line:
+        display.message(str(line["message"]))
+    if "t" not in line:
+        return
+    item = item_of(line)
+    if not isinstance(item, Note):
+        progress.receive(item)
+    elif item.kind == "stage":
+        if item.value not in STAGE_OF:
+            return
+        progress.enter(STAGE_OF[item.value])
+    else:
+        return
+    display.update(progress.snapshot())
+
+
+def _refusal(line: Mapping[str, Any]) -> VmferryError:
+    from vmferry.errors import VmferryError
+
+    class Refusal(VmferryError):
+        exit_status = int(line["exit_status"])
+
+    return Refusal(str(line["error"]), hint=line["hint"])
 
 
 def settle_earlier(key: str) -> None:

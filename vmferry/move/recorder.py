@@ -39,7 +39,9 @@ class Recorder:
         """One input of the controller, in order."""
         match item:
             case Sample():
-                self.last = item
+                if item.total > 0 or self.last is None:
+                    # A cancelled migration has lost its figures.
+                    self.last = item
                 self._cost.poll()
                 self.tracker.receive(item)
                 self.line({"t": _t(item.t), "query-migrate": item.raw})

@@ -99,6 +99,14 @@ def read_trace(lines: Iterable[str], name: str = "trace") -> Trace:
     return Trace(header, tuple(items))
 
 
+def item_of(line: Mapping[str, Any]) -> Item:
+    """The item of one line that is parsed already. Raises TraceError."""
+    try:
+        return _item(line)
+    except _Wrong as error:
+        raise TraceError(str(error)) from None
+
+
 def header_line(header: Mapping[str, Any]) -> str:
     """The first line of a recording, without its line end."""
     return _dumped({"vmferry": {"format": FORMAT, **header}})
