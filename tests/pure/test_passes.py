@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmferry.precopy.outcome import PassRecord
-from vmferry.precopy.passes import PassTracker
+from vmferry.precopy.passes import PassTracker, resent_bytes
 from vmferry.precopy.sample import Event, Sample
 from vmferry.precopy.trace import read_trace
 
@@ -89,6 +89,13 @@ def test_a_run_with_samples_at_its_syncs_is_exact() -> None:
     assert not four.switchover and five.switchover
     assert (five.sent_pages, five.sent_bytes) == (50, 50 * PAGE)
     assert five.duration_ms == pytest.approx(40.0)
+
+
+def test_what_pass_1_left_over_is_not_sent_again() -> None:
+    assert resent_bytes(()) == 0
+    passes = tracked(RUN).passes
+    assert resent_bytes(passes[:1]) == 0
+    assert resent_bytes(passes) == (1250 - 900 - 100) * PAGE
 
 
 def test_a_pass_without_a_sample_is_there_and_marked() -> None:

@@ -8,6 +8,7 @@ The last pass of a completed migration is the switchover: its sync happens when 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from itertools import pairwise
 
 from vmferry.precopy.outcome import PassRecord
@@ -146,6 +147,15 @@ class PassTracker:
         if self.ended and gap.last.status == "completed":
             records[-1] = dataclasses.replace(records[-1], switchover=True)
         return records
+
+
+def resent_bytes(passes: Sequence[PassRecord]) -> int:
+    """Of the bytes sent, those that were not the first copy of their page."""
+    if not passes:
+        return 0
+    after_first = sum(record.sent_bytes for record in passes[1:])
+    # What pass 1 left over goes out for the first time later.
+    return max(after_first - passes[0].left_bytes, 0)
 
 
 def _record(before: Sync | None, sync: Sync, following: Sync, page_size: int) -> PassRecord:
