@@ -37,7 +37,7 @@ def measure(ram_kib: int) -> tuple[Machine, Memory]:
         zero = _zero_pages(guest, ram_kib * 1024)
         capped = [guest.move(CAP) for _ in range(3)]
         quick = [guest.move(0, 30) for _ in range(5)]
-        guest.instance.ask(do="set", write_rate=CAP)
+        guest.instance.ask(do="set", write_rate=2 * CAP)
         busy = guest.move(CAP, least_passes=5, least_seconds=3.0)
         guest.instance.ask(do="set", write_rate="unlimited")
         writes_per_second = _writes_per_second(guest)
@@ -54,7 +54,7 @@ def measure(ram_kib: int) -> tuple[Machine, Memory]:
         wake_delay=statistics.median(_wake_delay(move) for move in capped),
         sync_seconds=sync,
         sync_seconds_per_page=statistics.median(
-            max(each.seconds - sync, 0.0) / each.new for each in busy.syncs[1:]
+            max(each.seconds - sync, 0.0) / each.new for each in busy.syncs[1:5]
         ),
         stop_seconds=0.0,
         device_seconds=max(fixed - sync, 0.0),

@@ -28,7 +28,7 @@ from vmferry.testguest.settings import PageWriterSettings
 from vmferry.units import MIB
 
 RAM_KIB = 196616  # no multiple of 256 KiB: there QEMU 7.2 loses writes under TCG
-LIMITS_MS = (150, 400)
+LIMITS_MS = (150, 300)
 LEAST_PASSES = 8
 LEAST_SECONDS = 6.0
 SETTLE_SECONDS = 1.0

@@ -259,10 +259,12 @@ class SimulatedMigration:
         self._move.precopy.start()
 
     async def receive(self, until: float | None) -> Sample | Event | Silence:
-        """As in the protocol. Raises SideError where nothing would ever come."""
+        """As in the protocol. Raises SideError where the source is dead, or mute for ever."""
         await asyncio.sleep(0)
         move = self._move
         while not move.events:
+            if not move.source.alive:
+                raise SideError("the source is dead")
             if until is None and not move.source.answers:
                 raise SideError("the source does not answer")
             limit = math.inf if until is None else until
