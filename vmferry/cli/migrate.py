@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from vmferry.cli.display import Display
     from vmferry.errors import VmferryError
     from vmferry.move.run import Request
+    from vmferry.precopy.convergence import Estimate
     from vmferry.precopy.progress import Progress, Stage
 
 EXIT_STATUS = {
@@ -93,6 +95,7 @@ def migrate(
     json: Json = False,
 ) -> int:
     """Move a running VM. It goes on at the source unless the move succeeds."""
+    from vmferry.cli.display import make_display
     from vmferry.move.run import Request
     from vmferry.policy.base import Limits
 
@@ -114,25 +117,31 @@ def migrate(
         pin_apart=pin_migration is Pinning.AUTO,
         verify=verify,
     )
-    outcome = carry_out(request, as_json=json, trace=trace)
+    outcome = carry_out(request, make_display(as_json=json), trace=trace).outcome
     if outcome["vm_runs_at"] in ("nowhere", "unknown"):
         return NOWHERE
     return EXIT_STATUS[outcome["status"]]
 
 
-def carry_out(request: Request, *, as_json: bool, trace: Path | None = None) -> dict[str, Any]:
-    """Have a guardian carry `request` out, show it, and return the outcome.
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """How a move ended, and the last judgement while it ran."""
+
+    outcome: dict[str, Any]
+    estimate: Estimate | None
+
+
+def carry_out(request: Request, display: Display, *, trace: Path | None = None) -> Moved:
+    """Have a guardian carry `request` out, and show it.
 
     Raises VmferryError where it was refused before anything was changed.
     """
-    from vmferry.cli.display import make_display
     from vmferry.cli.guardian_client import GuardianDied, guarded
     from vmferry.precopy.progress import Progress
     from vmferry.vm.address import parse_destination, parse_vm
 
     parse_destination(request.to)
     settle_earlier(parse_vm(request.vm).key)
-    display = make_display(as_json=as_json)
     progress = Progress(request.limits.downtime_limit_ms)
     outcome: dict[str, Any] | None = None
     try:
@@ -150,7 +159,7 @@ def carry_out(request: Request, *, as_json: bool, trace: Path | None = None) -> 
     display.close(outcome)
     if trace is not None:
         _write_trace(str(outcome["run"]), trace)
-    return outcome
+    return Moved(outcome, progress.snapshot().estimate)
 
 
 def _show(line: Mapping[str, Any], progress: Progress, display: Display) -> None:

@@ -10,8 +10,10 @@ from vmferry.move.cost import CostMeter, own_cpu_seconds
 from vmferry.move.guest import GuestWatch
 from vmferry.move.parties import Parties
 from vmferry.move.recorder import Recorder
+from vmferry.precopy.convergence import Estimate
 from vmferry.precopy.outcome import CostRecord, Outcome, PassRecord, Status
 from vmferry.precopy.sample import Sample
+from vmferry.precopy.verdict import describe_convergence
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Account:
                 vmferry_cpu_seconds=round(own_cpu_seconds(), 3),
                 pinned_to=cost.pinned_to,
             ),
-            why=self._why(last, problems, complaint),
+            why=self._why(last, problems, complaint, recorder.estimate),
         )
 
     def _status(self) -> Status:
@@ -70,15 +72,19 @@ class Account:
             return "abandoned"
         return "cancelled" if self.ending.kind == "cancelled" else "failed"
 
-    def _why(self, last: Sample, problems: list[str], complaint: str) -> str:
-        """Sentences: what ended the migration, where the VM is, what the QEMUs said."""
+    def _why(
+        self, last: Sample, problems: list[str], complaint: str, estimate: Estimate | None
+    ) -> str:
+        """What ended it, where the VM is, what the QEMUs said, how it would have gone."""
         reasons = [] if self.settled.place == "destination" else [self.ending.why or last.error]
         if not self.settled.final or self.settled.place in ("nowhere", "unknown"):
             reasons.append(self.settled.why)
         if complaint and self._status() in ("failed", "needs-recovery"):
             reasons.append(f"the destination's QEMU said: {complaint}")
-        reasons += problems
-        return "; ".join(reason for reason in reasons if reason)
+        told = ["; ".join(reason for reason in reasons + problems if reason)]
+        if estimate is not None and self._status() in ("abandoned", "cancelled"):
+            told += describe_convergence(estimate)
+        return "\n".join(line for line in told if line)
 
 
 def _rounded(record: PassRecord) -> PassRecord:

@@ -13,6 +13,7 @@ from typing import Any
 from vmferry.journal import Journal, JournalError
 from vmferry.move.cost import CostMeter
 from vmferry.policy.base import Action, ActionResult, Input, SetBandwidth, SetDowntimeLimit
+from vmferry.precopy.convergence import Convergence, Estimate
 from vmferry.precopy.passes import PassTracker
 from vmferry.precopy.sample import Event, Sample
 
@@ -23,9 +24,16 @@ class Recorder:
     """Hears every input of the controller and every stage of the move."""
 
     def __init__(
-        self, journal: Journal, run: str, cost: CostMeter, emit: Callable[[Mapping[str, Any]], None]
+        self,
+        journal: Journal,
+        run: str,
+        downtime_limit_ms: int,
+        cost: CostMeter,
+        emit: Callable[[Mapping[str, Any]], None],
     ) -> None:
         self.tracker = PassTracker()
+        self.estimate: Estimate | None = None
+        self._convergence = Convergence(self.tracker, downtime_limit_ms)
         self.last: Sample | None = None
         self.events: list[Event] = []
         self._journal: Journal | None = journal
@@ -44,6 +52,7 @@ class Recorder:
                     self.last = item
                 self._cost.poll()
                 self.tracker.receive(item)
+                self._convergence.receive(item)
                 self.line({"t": _t(item.t), "query-migrate": item.raw})
             case Event():
                 self.events.append(item)
@@ -53,6 +62,10 @@ class Recorder:
             case ActionResult():
                 result = item.error if item.error is not None else "ok"
                 self.line({"t": _t(item.t), "action": action_json(item.action), "result": result})
+
+    def judge(self) -> None:
+        """Judge the migration as it is now; after its end its figures are gone."""
+        self.estimate = self._convergence.estimate()
 
     def ended_at(self) -> float:
         """Seconds from `migrate` to the end: the VM running at the destination, or QEMU's end."""

@@ -150,7 +150,8 @@ class MoveRun:
         run = self._journal.begin(source.key, request.policy, limits, parties.to_json())
         self._tell({"run": run})
         cost = CostMeter(source.side.process, request.pin_apart)
-        recorder = Recorder(self._journal, run, cost, self._tell)
+        limit = request.limits.downtime_limit_ms
+        recorder = Recorder(self._journal, run, limit, cost, self._tell)
         guest = GuestWatch(recorder.line)
         work = _Work(source, to, parties, recorder, cost, guest)
         recorder.line(_header(run, request))
@@ -216,6 +217,7 @@ class MoveRun:
         try:
             return await self._controller.run()
         finally:
+            work.recorder.judge()
             await migration.close()
 
     async def _hand_over(self, run: str, work: _Work, ending: Ending) -> Settled:
