@@ -266,8 +266,8 @@ def test_thinning_keeps_what_decides() -> None:
 def test_timeline_is_in_order_and_in_words() -> None:
     texts = [step.text for step in timeline(Recording.read(FULL))]
     assert texts == [
-        "stage: passes",
-        "action: set-bandwidth (bandwidth 5): no",
+        "vmferry: passes",
+        "vmferry: set-bandwidth (bandwidth 5): no",
         "source: the vCPUs stopped",
         "source: stopped and ready to switch over",
         "destination: everything loaded",

@@ -40,11 +40,13 @@ class Display:
         self._clock = clock
         self._drawn_at: float | None = None
         self._drawn: Snapshot | None = None
+        self._last: Snapshot | None = None
         self._messages: deque[str] = deque()
         self._writing = False
 
     def update(self, snapshot: Snapshot) -> None:
         """Show `snapshot` if something is due; there may be many more than can be shown."""
+        self._last = snapshot
         now = self._clock()
         since = None if self._drawn_at is None else now - self._drawn_at
         if since is not None and not self._due(snapshot, since):
@@ -148,7 +150,7 @@ class PlainDisplay(Display):
         print(printable(text), file=self._stream, flush=True)
 
     def _tell(self, outcome: Mapping[str, Any]) -> None:
-        self._say(story(outcome))
+        self._say(story(outcome, self._last.estimate if self._last is not None else None))
 
 
 def make_display(

@@ -35,6 +35,8 @@ class LiveDisplay(Display):
         self._signs = Signs.fitting(self._console.encoding)
 
     def stop(self) -> None:
+        if self._live.is_started and self._last is not None:
+            self._draw(self._last)  # what came last must not be what is missing on the screen
         self._live.stop()
 
     def _due(self, snapshot: Snapshot, since: float) -> bool:
@@ -50,7 +52,7 @@ class LiveDisplay(Display):
         self._console.print(Text(printable(text)))
 
     def _tell(self, outcome: Mapping[str, Any]) -> None:
-        self._say(story(outcome))
+        self._say(story(outcome, self._last.estimate if self._last is not None else None))
 
 
 class Signs:

@@ -11,6 +11,7 @@ from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
 from vmferry import __version__
+from vmferry.precopy.verdict import describe_convergence
 from vmferry.report import pictures
 from vmferry.report.facts import Facts, facts, headline
 from vmferry.report.recording import Recording
@@ -29,6 +30,7 @@ def render(lines: Iterable[Mapping[str, Any]], outcome: Mapping[str, Any] | None
     body = "\n".join(
         [
             *_head(known),
+            *_convergence(known, recording),
             *_pictures(recording),
             *_passes(known.passes),
             *_cost(outcome or {}),
@@ -63,6 +65,14 @@ def _head(known: Facts) -> Iterator[str]:
             f'<dd class="note">{escape(note)}</dd></div>'
         )
     yield "</dl>"
+
+
+def _convergence(known: Facts, recording: Recording) -> Iterator[str]:
+    """Why it did not converge, in numbers; nothing to explain where the VM moved."""
+    estimate = recording.estimate() if known.status != "completed" else None
+    if estimate is not None:
+        sentences = " ".join(describe_convergence(estimate))
+        yield f"<section><h2>Whether it converges</h2><p>{escape(sentences)}</p></section>"
 
 
 def _tiles(known: Facts) -> Iterator[tuple[str, str, str]]:

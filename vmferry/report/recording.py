@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vmferry.precopy.convergence import Convergence, Estimate
 from vmferry.precopy.passes import PassTracker
 from vmferry.precopy.sample import Event, Sample
 
 ENDED = frozenset({"completed", "failed", "cancelled"})
+_PASSES_OVER = ENDED | {"cancelling", "pre-switchover", "device"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class Recording:
         elif "action" in line:
             self.steps.append(Step(t, _action_text(line["action"], line.get("result"))))
         elif "stage" in line:
-            self.steps.append(Step(t, f"stage: {line['stage']}"))
+            self.steps.append(Step(t, f"vmferry: {line['stage']}"))
 
     def _take_beat(self, t: float, guest: Mapping[str, Any]) -> None:
         gap, work = guest.get("max_gap_ms"), guest.get("work")
@@ -104,6 +106,21 @@ class Recording:
         current = self.tracker.current
         records = [*self.tracker.passes, *([current] if current else [])]
         return [record.start_ms / 1000 for record in records]
+
+    def estimate(self) -> Estimate | None:
+        """Whether it would have converged, judged when the passes ended; None: cannot be told."""
+        limit = self.limit_at(self.span[1])
+        if limit is None:
+            return None
+        tracker = PassTracker()
+        convergence = Convergence(tracker, round(limit * 1000))
+        inputs: list[Sample | Event] = [*self.samples, *self.events]
+        for item in sorted(inputs, key=lambda item: item.t):
+            if _status(item) in _PASSES_OVER:
+                break
+            tracker.receive(item)
+            convergence.receive(item)
+        return convergence.estimate()
 
     def limit_at(self, t: float) -> float | None:
         """QEMU's `downtime-limit` at time `t`, in seconds; None where nobody recorded it."""
@@ -138,9 +155,16 @@ class Recording:
         return value
 
 
+def _status(item: Sample | Event) -> str:
+    if isinstance(item, Sample):
+        return item.status
+    source = item.name == "MIGRATION" and item.side == "source"
+    return str(item.data.get("status")) if source else ""
+
+
 def _action_text(action: Mapping[str, Any], result: Any) -> str:
     details = ", ".join(f"{key} {value}" for key, value in action.items() if key != "kind")
-    text = f"action: {action.get('kind', 'unknown')}" + (f" ({details})" if details else "")
+    text = f"vmferry: {action.get('kind', 'unknown')}" + (f" ({details})" if details else "")
     if isinstance(result, Mapping):
         result = result.get("error")
     return text if result in (None, "ok", True) else f"{text}: {result}"
