@@ -17,11 +17,15 @@ from typer.exceptions import TyperException
 
 from vmferry import __version__
 from vmferry.cli.console import console
+from vmferry.cli.demo import demo
 from vmferry.cli.ls import ls
 from vmferry.cli.migrate import migrate
 from vmferry.cli.output import printable
 from vmferry.cli.recover import recover
+from vmferry.cli.report import report
 from vmferry.cli.run import run
+from vmferry.cli.runs import runs
+from vmferry.cli.show import show
 from vmferry.cli.status import status
 from vmferry.cli.stop import stop
 from vmferry.errors import VmferryError
@@ -40,13 +44,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command()(run)
-app.command()(ls)
-app.command()(status)
-app.command()(console)
-app.command()(migrate)
-app.command()(recover)
-app.command()(stop)
+for command in (
+    demo,
+    run,
+    ls,
+    status,
+    console,
+    stop,
+    migrate,
+    recover,
+    runs,
+    show,
+    report,
+):
+    app.command()(command)
 
 
 def _show_version(wanted: bool) -> None:
