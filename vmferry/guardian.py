@@ -18,8 +18,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from vmferry.errors import VmferryError
 from vmferry.host.process import ProcessId
@@ -35,8 +33,8 @@ class Telling:
         self._backlog = b""
         os.set_blocking(descriptor, False)
 
-    def tell(self, line: Mapping[str, Any]) -> None:
-        self._backlog += json.dumps(line).encode() + b"\n"
+    def tell(self, line: str) -> None:
+        self._backlog += line.encode() + b"\n"
         with contextlib.suppress(BlockingIOError):
             try:
                 written = os.write(self._descriptor, self._backlog)
@@ -49,7 +47,7 @@ class Telling:
         end = time.monotonic() + seconds
         while self._backlog and time.monotonic() < end:
             await asyncio.sleep(0.01)
-            self.tell({})
+            self.tell("{}")
 
 
 async def guard(request: Request, telling: Telling, reader: asyncio.StreamReader) -> None:
@@ -59,7 +57,7 @@ async def guard(request: Request, telling: Telling, reader: asyncio.StreamReader
         listening = asyncio.create_task(_listen(reader, move))
         try:
             outcome = await move.run()
-            telling.tell(outcome.to_json())
+            telling.tell(json.dumps(outcome.to_json()))
         finally:
             listening.cancel()
 
@@ -77,7 +75,7 @@ async def _main() -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     telling = Telling(sys.stdout.fileno())
     request = Request.from_json(json.loads(await reader.readline()))
-    telling.tell({"guardian": ProcessId.of(os.getpid()).to_json()})
+    telling.tell(json.dumps({"guardian": ProcessId.of(os.getpid()).to_json()}))
     try:
         await guard(request, telling, reader)
     except VmferryError as error:

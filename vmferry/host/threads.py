@@ -33,15 +33,22 @@ class ThreadTimes:
 
 def thread_times(pid: int) -> list[ThreadTimes]:
     """All threads of a process; those that end while we read are left out."""
+    try:
+        tids = sorted(int(path.name) for path in Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return []
     found = []
-    with contextlib.suppress(OSError):
-        for folder in sorted(Path(f"/proc/{pid}/task").iterdir(), key=lambda path: int(path.name)):
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                ran, waited = (folder / "schedstat").read_text().split()[:2]
-                name = (folder / "comm").read_text().rstrip("\n")
-                times = ThreadTimes(int(folder.name), name, int(ran) / 1e9, int(waited) / 1e9)
-                found.append(times)
+    for tid in tids:
+        with contextlib.suppress(OSError):
+            name = Path(f"/proc/{pid}/task/{tid}/comm").read_text().rstrip("\n")
+            found.append(times_of(pid, tid, name))
     return found
+
+
+def times_of(pid: int, tid: int, name: str) -> ThreadTimes:
+    """One thread whose name is known. Raises OSError where it has ended."""
+    ran, waited = Path(f"/proc/{pid}/task/{tid}/schedstat").read_bytes().split()[:2]
+    return ThreadTimes(tid, name, int(ran) / 1e9, int(waited) / 1e9)
 
 
 def cores_of(tid: int) -> frozenset[int]:

@@ -7,13 +7,17 @@ are read at every poll.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import time
 from dataclasses import dataclass, field
 
 from vmferry.host.process import ProcessId
-from vmferry.host.threads import ThreadTimes, cores_of, pin, thread_times
+from vmferry.host.threads import ThreadTimes, cores_of, pin, thread_times, times_of
+
+# Listing all threads costs more than reading one.
+LIST_SECONDS = 1.0
 
 
 @dataclass
@@ -38,6 +42,18 @@ class CostMeter:
 
     def poll(self) -> None:
         """Call now and then while it runs."""
+        now = time.monotonic()
+        if not self._migration or now - self._ended >= LIST_SECONDS:
+            self._list()
+            self._ended = now
+            return
+        # Between two listings only the threads that end with the migration are read.
+        for one in list(self._migration.values()):
+            with contextlib.suppress(OSError):
+                pid = self.process.pid if self.process is not None else 0
+                self._migration[one.tid] = times_of(pid, one.tid, one.name)
+
+    def _list(self) -> None:
         for one in self._threads():
             if one.is_vcpu:
                 self._latest[one.tid] = one
@@ -45,7 +61,6 @@ class CostMeter:
                 if self.pin_apart and one.tid not in self._migration:
                     self._pin(one.tid)
                 self._migration[one.tid] = one
-        self._ended = time.monotonic()
 
     def run_delay_percent(self) -> dict[str, float]:
         """Of each vCPU thread, by name: per cent of the time that it waited for a core."""

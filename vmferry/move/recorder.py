@@ -17,7 +17,8 @@ from vmferry.precopy.convergence import Convergence, Estimate
 from vmferry.precopy.passes import PassTracker
 from vmferry.precopy.sample import Event, Sample
 
-_FLUSH_SECONDS = 1.0
+# Each flush is a write to the disk that is waited for.
+_FLUSH_SECONDS = 2.0
 
 
 class Recorder:
@@ -29,7 +30,7 @@ class Recorder:
         run: str,
         downtime_limit_ms: int,
         cost: CostMeter,
-        emit: Callable[[Mapping[str, Any]], None],
+        emit: Callable[[str], None],
     ) -> None:
         self.tracker = PassTracker()
         self.estimate: Estimate | None = None
@@ -74,8 +75,9 @@ class Recorder:
 
     def line(self, line: Mapping[str, Any]) -> None:
         """One line of the recorded trace."""
-        self._lines.append(json.dumps(line))
-        self._emit(line)
+        text = json.dumps(line)
+        self._lines.append(text)
+        self._emit(text)
         if time.monotonic() - self._flushed >= _FLUSH_SECONDS:
             self.flush()
 
@@ -89,7 +91,8 @@ class Recorder:
             self._journal.append(self._run, lines)
         except JournalError as error:
             self._journal = None
-            self._emit({"message": f"the run is no longer recorded: {error.message}"})
+            message = {"message": f"the run is no longer recorded: {error.message}"}
+            self._emit(json.dumps(message))
 
 
 def action_json(action: Action) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -41,7 +42,7 @@ from vmferry.settle import Sides, settle
 from vmferry.vm.address import Destination, Local, parse_destination, parse_vm
 from vmferry.vm.lock import MoveLock
 
-Tell = Callable[[Mapping[str, Any]], None]
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ class MoveRun:
         )
         limits = asdict(request.limits)
         run = self._journal.begin(source.key, request.policy, limits, parties.to_json())
-        self._tell({"run": run})
+        self._tell(json.dumps({"run": run}))
         cost = CostMeter(source.side.process, request.pin_apart)
         limit = request.limits.downtime_limit_ms
         recorder = Recorder(self._journal, run, limit, cost, self._tell)
@@ -180,8 +181,11 @@ class MoveRun:
         try:
             self._journal.finish(run, outcome.to_json())
         except JournalError as error:
-            self._tell({"message": f"the outcome could not be recorded: {error.message}"})
+            self._say(f"the outcome could not be recorded: {error.message}")
         return outcome
+
+    def _say(self, message: str) -> None:
+        self._tell(json.dumps({"message": message}))
 
     async def _prepare(self, run: str, work: _Work) -> QemuMigration:
         work.stage("prepare")
@@ -196,7 +200,7 @@ class MoveRun:
             uri = f"unix:{files.folder / 'migration.sock'}"
             work.parties = replace(work.parties, destination=party, uri=uri)
         elif work.parties.destination.blind:
-            self._tell({"message": "the destination cannot be seen: it has no --to-qmp"})
+            self._say("the destination cannot be seen: it has no --to-qmp")
         else:
             seen = await open_destination(work.parties.destination, self._inbox)
             work.parties = replace(work.parties, destination=seen[0])
