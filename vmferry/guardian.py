@@ -79,7 +79,8 @@ async def _main() -> None:
     try:
         await guard(request, telling, reader)
     except VmferryError as error:
-        telling.tell({"error": error.message, "hint": error.hint, "exit_status": error.exit_status})
+        refusal = {"error": error.message, "hint": error.hint, "exit_status": error.exit_status}
+        telling.tell(json.dumps(refusal))
     await telling.finish()
 
 
