@@ -72,7 +72,7 @@ FULL: list[dict[str, Any]] = [
     *POLLED[:2],
     event(0.55, "MIGRATION_PASS", "source", **{"pass": 2}),
     POLLED[2],
-    {"t": 0.7, "action": {"kind": "set-bandwidth", "bandwidth": 5}, "result": {"error": "no"}},
+    {"t": 0.7, "action": {"kind": "bandwidth", "bytes_per_second": MIB}, "result": "no"},
     event(0.75, "STOP"),
     event(0.751, "MIGRATION", status="pre-switchover"),
     event(0.755, "MIGRATION_PASS", "source", **{"pass": 3}),
@@ -148,7 +148,7 @@ def test_page_of_a_run_that_never_began() -> None:
     refused = {"status": "refused", "vm": "web", "vm_runs_at": "source", "why": "it is locked"}
     text = text_of(render([HEADER], refused))
     assert "The move of VM web was refused. It runs on at the source." in text
-    assert "it is locked" in text
+    assert "It is locked" in text
 
 
 def test_page_fetches_nothing_and_runs_nothing_of_the_trace() -> None:
@@ -267,7 +267,7 @@ def test_timeline_is_in_order_and_in_words() -> None:
     texts = [step.text for step in timeline(Recording.read(FULL))]
     assert texts == [
         "vmferry: passes",
-        "vmferry: set-bandwidth (bandwidth 5): no",
+        "vmferry: the bandwidth becomes 1.00 MiB/s, refused: no",
         "source: the vCPUs stopped",
         "source: stopped and ready to switch over",
         "destination: everything loaded",

@@ -86,7 +86,7 @@ def three_runs() -> None:
             status="abandoned",
             vm_runs_at="source",
             downtime_ms=None,
-            why="the deadline of 24.0 s passed",
+            why="the deadline of 24.0 s passed\nno bandwidth below 90 MiB/s would do",
         )
         journal.finish(second, abandoned)
         journal.append(journal.begin("db", "fixed", LIMITS, {}), LINES[:-3])
@@ -131,13 +131,14 @@ def test_show_says_why_a_run_did_not_converge(capsys: Captured) -> None:
     show("2")
     told = capsys.readouterr().out
     assert "the deadline of 24.0 s passed" in told
-    assert "It would not have converged" in told
+    assert "no bandwidth below 90 MiB/s would do" in told
 
 
 def test_show_last_has_no_outcome(capsys: Captured) -> None:
     show("last")
     told = capsys.readouterr().out
     assert "no outcome is recorded" in told
+    assert "It would not have converged" in told
     assert "`vmferry recover`" in told
 
 
@@ -162,8 +163,13 @@ def test_report_writes_the_page_and_says_where(capsys: Captured, tmp_path: Path)
     report("2", path)
     assert capsys.readouterr().out == f"{path}\n"
     page = path.read_text("utf-8")
-    assert "the deadline of 24.0 s passed" in page
-    assert "It would not have converged" in page
+    assert "The deadline of 24.0 s passed" in page
+    assert "Whether it converges" not in page
+
+
+def test_report_of_an_unfinished_run_says_whether_it_converges(tmp_path: Path) -> None:
+    report("3", tmp_path / "page.html")
+    assert "It would not have converged" in (tmp_path / "page.html").read_text("utf-8")
 
 
 def test_report_into_the_current_folder(

@@ -150,7 +150,7 @@ class PlainDisplay(Display):
         print(printable(text), file=self._stream, flush=True)
 
     def _tell(self, outcome: Mapping[str, Any]) -> None:
-        self._say(story(outcome, self._last.estimate if self._last is not None else None))
+        self._say(story(outcome))
 
 
 def make_display(
@@ -174,7 +174,9 @@ def stage_number(snapshot: Snapshot) -> int:
 
 
 def fields(snapshot: Snapshot) -> list[str]:
-    """The figures of a snapshot, each with its unit."""
+    """The figures of a snapshot, each with its unit; none before the first byte."""
+    if snapshot.sent == 0:
+        return []
     told = [
         f"pass {snapshot.pass_number}",
         f"dirty left {format_size(snapshot.dirty_left)}",

@@ -52,7 +52,7 @@ class LiveDisplay(Display):
         self._console.print(Text(printable(text)))
 
     def _tell(self, outcome: Mapping[str, Any]) -> None:
-        self._say(story(outcome, self._last.estimate if self._last is not None else None))
+        self._say(story(outcome))
 
 
 class Signs:

@@ -15,7 +15,6 @@ from vmferry.cli.runs import record_of
 
 if TYPE_CHECKING:
     from vmferry.journal import Journal, Run
-    from vmferry.report.recording import Recording
 
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="A number that `vmferry runs` shows, or last.")
@@ -43,14 +42,7 @@ def show(
             output.record(record_of(found))
             return
         output.say(_heading(found))
-        output.say(_story(found, recording_of(journal, found)))
-
-
-def recording_of(journal: Journal, run: Run) -> Recording:
-    """The run's trace as the journal has it."""
-    from vmferry.report.recording import Recording
-
-    return Recording.read(json_module.loads(line) for line in journal.lines(run.id))
+        output.say(_story(journal, found))
 
 
 def _heading(run: Run) -> str:
@@ -58,9 +50,10 @@ def _heading(run: Run) -> str:
     return f"run {run.id}, {when}, policy {run.policy}, last step: {run.last_step.value}"
 
 
-def _story(run: Run, recording: Recording) -> str:
+def _story(journal: Journal, run: Run) -> str:
+    from vmferry.report.recording import Recording
     from vmferry.report.words import story, unfinished_story
 
-    if run.outcome is None:
-        return unfinished_story(recording)
-    return story(run.outcome, recording.estimate())
+    if run.outcome is not None:
+        return story(run.outcome)
+    return unfinished_story(Recording.read(json_module.loads(one) for one in journal.lines(run.id)))

@@ -10,6 +10,9 @@ from typing import Any
 from vmferry.report.recording import ENDED, Recording
 from vmferry.units import format_duration
 
+# The status of a run that has no outcome and whose migration has not ended.
+UNDER_WAY = "under way"
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -83,7 +86,7 @@ def headline(facts: Facts) -> str:
 
 def _status(recording: Recording) -> str:
     last = recording.last_sample
-    return last.status if last is not None and last.status in ENDED else "running"
+    return last.status if last is not None and last.status in ENDED else UNDER_WAY
 
 
 def _first(*values: Any) -> Any:

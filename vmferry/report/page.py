@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 from vmferry import __version__
 from vmferry.precopy.verdict import describe_convergence
 from vmferry.report import pictures
-from vmferry.report.facts import Facts, facts, headline
+from vmferry.report.facts import UNDER_WAY, Facts, facts, headline
 from vmferry.report.recording import Recording
 from vmferry.report.timeline import timeline
 from vmferry.units import format_duration, format_rate, format_size
@@ -57,7 +57,7 @@ def _head(known: Facts) -> Iterator[str]:
     yield f'<p class="kicker">{escape(_title(known))}</p>'
     yield f"<h1>{escape(headline(known))}</h1>"
     if known.why:
-        yield f'<p class="why">{escape(known.why)}</p>'
+        yield f'<p class="why">{escape(known.why[0].upper() + known.why[1:])}</p>'
     yield '<dl class="tiles">'
     for name, value, note in _tiles(known):
         yield (
@@ -68,8 +68,8 @@ def _head(known: Facts) -> Iterator[str]:
 
 
 def _convergence(known: Facts, recording: Recording) -> Iterator[str]:
-    """Why it did not converge, in numbers; nothing to explain where the VM moved."""
-    estimate = recording.estimate() if known.status != "completed" else None
+    """Whether a run without an outcome converges; an outcome says why it did not."""
+    estimate = recording.estimate() if known.status == UNDER_WAY else None
     if estimate is not None:
         sentences = " ".join(describe_convergence(estimate))
         yield f"<section><h2>Whether it converges</h2><p>{escape(sentences)}</p></section>"

@@ -12,6 +12,7 @@ from typing import Any
 from vmferry.precopy.convergence import Convergence, Estimate
 from vmferry.precopy.passes import PassTracker
 from vmferry.precopy.sample import Event, Sample
+from vmferry.units import format_rate
 
 ENDED = frozenset({"completed", "failed", "cancelled"})
 _PASSES_OVER = ENDED | {"cancelling", "pre-switchover", "device"}
@@ -163,8 +164,13 @@ def _status(item: Sample | Event) -> str:
 
 
 def _action_text(action: Mapping[str, Any], result: Any) -> str:
-    details = ", ".join(f"{key} {value}" for key, value in action.items() if key != "kind")
-    text = f"vmferry: {action.get('kind', 'unknown')}" + (f" ({details})" if details else "")
-    if isinstance(result, Mapping):
-        result = result.get("error")
-    return text if result in (None, "ok", True) else f"{text}: {result}"
+    match action:
+        case {"kind": "downtime-limit", "milliseconds": int(limit)}:
+            text = f"the downtime limit becomes {limit} ms"
+        case {"kind": "bandwidth", "bytes_per_second": int(rate)}:
+            text = f"the bandwidth becomes {format_rate(rate) if rate else 'unlimited'}"
+        case {"kind": "abandon", "why": why}:
+            text = f"the migration is abandoned: {why}"
+        case _:
+            text = ", ".join(f"{key} {value}" for key, value in action.items())
+    return f"vmferry: {text}" + ("" if result == "ok" else f", refused: {result}")

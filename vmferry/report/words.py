@@ -6,16 +6,15 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from vmferry.precopy.convergence import Estimate
 from vmferry.precopy.outcome import CostRecord, GuestRecord, Outcome, PassRecord
 from vmferry.precopy.verdict import describe, describe_convergence, describe_passes
 from vmferry.report.facts import facts, headline
 from vmferry.report.recording import Recording
 
 
-def story(outcome: Mapping[str, Any], estimate: Estimate | None = None) -> str:
-    """How a run ended. `estimate` is the last one made while the passes went on."""
-    return _indented(describe(_outcome(outcome), estimate))
+def story(outcome: Mapping[str, Any]) -> str:
+    """How a run ended; why it did not converge is in the outcome itself."""
+    return _indented(describe(_outcome(outcome)))
 
 
 def unfinished_story(recording: Recording) -> str:
@@ -29,7 +28,7 @@ def unfinished_story(recording: Recording) -> str:
 
 
 def _indented(lines: list[str]) -> str:
-    return "\n  ".join(lines)
+    return "\n".join(lines).replace("\n", "\n  ")
 
 
 def _outcome(data: Mapping[str, Any]) -> Outcome:
