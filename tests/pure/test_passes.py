@@ -171,6 +171,35 @@ def test_the_expected_downtime_tells_what_a_sync_left() -> None:
     assert "dirty_bytes" not in two.estimated
 
 
+def test_a_burst_after_the_sync_is_not_counted_before_it() -> None:
+    """The sample that the event called for has seen 80 pages of the next pass already."""
+    speed = 100 * PAGE * 8 / 1e6
+    items: list[Sample | Event] = [
+        mark(0.0, 1),
+        sample(0.9, 1, 900, 100, mbps=speed),
+        mark(1.0, 2),
+        sample(1.001, 2, 990, 200, mbps=speed),
+        mark(1.2, 3),
+        sample(1.3, 3, 1100, 200),
+    ]
+    assert tracked(items).passes[0].sent_pages == 910
+
+
+def test_the_same_speed_again_tells_as_much() -> None:
+    """A steady speed does not change; the time that went by shows that QEMU looked again."""
+    speed = PAGE * 8 / 1000
+    items: list[Sample | Event] = [
+        mark(0.0, 1),
+        sample(0.9, 1, 900, 100, mbps=speed),
+        mark(1.0, 2),
+        sample(1.01, 2, 1000, 200, mbps=speed, dirty_pages_rate=1, expected_downtime_ms=300),
+        sample(1.18, 2, 1010, 190, mbps=speed, dirty_pages_rate=1, expected_downtime_ms=300),
+        mark(1.2, 3),
+        sample(1.3, 3, 1100, 200),
+    ]
+    assert tracked(items).passes[1].dirty_bytes == pytest.approx(300 * PAGE, rel=0.01)
+
+
 @pytest.mark.parametrize("trace", TRACES, ids=lambda path: path.stem)
 def test_recorded_passes_add_up_to_the_totals(trace: Path) -> None:
     items = recorded(trace.name)

@@ -28,8 +28,8 @@ _HALF_LIFE = 3.0
 _SPEEDS = 50
 # What counts as a falling trend of what the syncs leave dirty.
 _TREND, _FALL = 8, 0.1
-# Real loads grow as T^0.6 to T^1 over the windows of passes; one point alone does not tell.
-_EXPONENT_LEAST, _EXPONENT_ASSUMED, _EXPONENT_BAND = 0.6, 0.8, 0.1
+# Real loads grow as T^0.7 to T^1 over the windows of passes; one point alone does not tell.
+_EXPONENT_LEAST, _EXPONENT_ASSUMED, _EXPONENT_BAND = 0.7, 0.8, 0.1
 _NEAR, _SPREAD_LEAST = 10.0, 0.1
 _LOW, _MIDDLE, _HIGH = 0.25, 0.5, 0.75
 

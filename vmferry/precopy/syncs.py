@@ -21,6 +21,9 @@ from vmferry.precopy.sample import Sample
 
 # A RAM page on the wire is a header of 8 bytes and the page itself.
 _PAGE_HEADER = 8
+# QEMU measures its speed, and with it the expected downtime, in windows of 100 ms, and looks at the
+# clock at most 50 ms later.
+_UPDATE_SECONDS = 0.16
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ class Gap:
         # Counters are read one by one while the migration thread counts: a torn sum is too low.
         self.known = max(self.known, pages_known(sample))
         self.last = sample
-        if sample.mbps != self.first.mbps:
+        if sample.mbps != self.first.mbps or sample.t - self.first.t > _UPDATE_SECONDS:
             self._narrow(sample)
 
     def syncs(self, marks: Mapping[int, float]) -> list[Sync]:
@@ -93,8 +96,7 @@ class Gap:
             t, sent = exact_time if exact_time is not None else a.t, 0
         elif exact_time is not None:
             t = exact_time
-            between = a.sent_pages + (b.sent_pages - a.sent_pages) * _share(t, a.t, b.t)
-            sent = round(min(max(between, low), high))
+            sent = min(max(self._sent_at(t), low), high)
         elif self._completed and self.last.downtime_ms is not None:
             # The last sync comes right after the vCPUs stopped.
             t = max(end - self.last.downtime_ms / 1000, a.t)
@@ -117,6 +119,18 @@ class Gap:
                 result.append(self._unseen(n, time, n in marks, t, sent, ceiling))
             ceiling = result[-1].known
         return result
+
+    def _sent_at(self, t: float) -> int:
+        """Pages sent by time t, in proportion; at most what QEMU's speed allows until then.
+
+        QEMU sends in bursts, and a sample that its sync's event called for has seen the next one.
+        """
+        a, b = self.before, self.first
+        part = _share(t, a.t, b.t)
+        if a.mbps > 0 and b.transferred > a.transferred:
+            by_speed = (t - a.t) * a.mbps * 1e6 / 8 / (b.transferred - a.transferred)
+            part = min(part, max(by_speed, 0.0))
+        return a.sent_pages + round((b.sent_pages - a.sent_pages) * part)
 
     def _times(self, last_t: float, marks: Mapping[int, float]) -> list[tuple[int, float]]:
         """The syncs and their times; those without an event are evenly spread."""
