@@ -111,8 +111,9 @@ def _pictures(recording: Recording) -> Iterator[str]:
     drawn = (
         (
             "Dirty memory left",
-            "Upright lines are where passes begin. The VM can switch over when what is left falls "
-            "below the threshold: what can be sent within QEMU’s downtime limit.",
+            "Upright lines are where passes begin; each finds what was rewritten meanwhile. The VM "
+            "can switch over when a pass begins below the threshold: what can be sent within "
+            "QEMU’s downtime limit.",
             pictures.dirty(recording),
         ),
         (
