@@ -14,8 +14,8 @@ from vmferry.journal import Journal, Run
 from vmferry.move.parties import Parties, RunLedger, tidy
 from vmferry.precopy.outcome import Outcome, Status
 from vmferry.precopy.passes import PassTracker
-from vmferry.precopy.sample import Sample
-from vmferry.precopy.trace import read_trace
+from vmferry.precopy.sample import Event, Sample
+from vmferry.precopy.trace import TraceError, read_trace
 from vmferry.settle import Clock, Sides, settle
 from vmferry.vm.lock import MoveLock
 
@@ -53,9 +53,17 @@ async def recover_run(journal: Journal, run: Run, clock: Clock) -> Outcome:
     return outcome
 
 
+def _recorded(journal: Journal, run: Run) -> tuple[Sample | Event, ...]:
+    """What the dead guardian wrote down; nothing where it died before it had a sample."""
+    try:
+        return read_trace(journal.lines(run.id), f"run {run.id}").inputs
+    except TraceError:
+        return ()
+
+
 def _outcome(journal: Journal, run: Run, settled: Settled, problems: list[str]) -> Outcome:
     tracker, last = PassTracker(), Sample(0.0, "none")
-    for item in read_trace(journal.lines(run.id), f"run {run.id}").inputs:
+    for item in _recorded(journal, run):
         tracker.receive(item)
         if isinstance(item, Sample):
             last = item
