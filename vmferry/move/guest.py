@@ -78,18 +78,21 @@ class GuestWatch:
     def begin(self) -> None:
         """Call when the migration is issued."""
         self._began_ns = time.monotonic_ns()
+        self._told = {side: max(0, reader.count - 1) for side, reader in self._readers.items()}
 
-    def poll(self, t: float) -> None:
+    def poll(self) -> None:
         """Write lines on the beats since the last ones, at most ten times a second."""
-        if not self._readers or t - self._told_at < _LINE_SECONDS:
+        t = (time.monotonic_ns() - self._began_ns) / 1e9
+        if not self._began_ns or t - self._told_at < _LINE_SECONDS:
             return
         self._told_at = t
         for side, reader in self._readers.items():
-            start = max(0, self._told.get(side, 0) - 1)
+            start = self._told.get(side, 0)
             fresh = reader.beats(start)
-            self._told[side] = start + len(fresh)
             if len(fresh) < 2:
                 continue
+            # The last of these is the first of the next, so that no gap falls between lines.
+            self._told[side] = start + len(fresh) - 1
             gap = report(fresh).gap_ms
             self._line(
                 {
@@ -108,8 +111,9 @@ class GuestWatch:
         self._ended_ns = time.monotonic_ns()
         if not self._readers or place not in ("source", "destination"):
             return
-        await asyncio.sleep(BASELINE_SECONDS)
-        self.poll(self._told_at + _LINE_SECONDS)
+        while time.monotonic_ns() < self._ended_ns + BASELINE_SECONDS * 1e9:
+            await asyncio.sleep(_LINE_SECONDS)
+            self.poll()
         if verify:
             try:
                 agent = AgentClient(self._agents[place])

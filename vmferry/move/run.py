@@ -97,7 +97,7 @@ class _Work:
 
     def hear(self, item: Input) -> None:
         self.recorder.hear(item)
-        self.guest.poll(item.t)
+        self.guest.poll()
 
     def stage(self, name: str) -> None:
         t = self.migration.now() if self.migration is not None else 0.0

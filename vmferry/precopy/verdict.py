@@ -31,8 +31,7 @@ _HAPPENED = {
 def describe(outcome: Outcome, estimate: Estimate | None = None) -> list[str]:
     """The lines of the verdict. `estimate` is the last one made while the passes went on."""
     lines = [_headline(outcome)]
-    if outcome.why:
-        lines.append(f"Why: {outcome.why}.")
+    lines += _why(outcome.why)
     lines += describe_passes(outcome.passes)
     if outcome.bytes:
         lines.append(_sent(outcome))
@@ -42,6 +41,12 @@ def describe(outcome: Outcome, estimate: Estimate | None = None) -> list[str]:
     if estimate is not None and outcome.status != "completed":
         lines += describe_convergence(estimate)
     return lines
+
+
+def _why(text: str) -> list[str]:
+    """The reasons of an outcome, each a sentence."""
+    sentences = [line if line.endswith(".") else f"{line}." for line in text.splitlines()]
+    return [f"Why: {sentences[0]}", *sentences[1:]] if sentences else []
 
 
 def describe_passes(passes: Sequence[PassRecord]) -> list[str]:
