@@ -80,7 +80,11 @@ class Instance:
         errors = (folder / "stderr").open("wb")
         self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stderr=errors)
         errors.close()
-        self.qmp = Qmp(folder / "qmp")
+        try:
+            self.qmp = Qmp(folder / "qmp")
+        except BaseException:
+            self.process.kill()
+            raise
 
     def wait_ready(self, timeout: float = 60.0) -> None:
         """Return when the page writer runs."""
@@ -109,6 +113,7 @@ class Instance:
         return [event for event in events if event[0] >= 0]
 
     def end(self) -> None:
+        """End the process and remove its files."""
         self.qmp.close()
         self.process.kill()
         self.process.wait()
@@ -125,20 +130,33 @@ class Guest:
         self._work = tempfile.TemporaryDirectory(prefix="vmferry-bench-")
         self._config = (ram_kib, boot)
         self._count = 0
-        self.instance = self._instance(incoming=False)
+        self._instances: list[Instance] = []
+        self.instance = self._start(incoming=False)
 
     def __enter__(self) -> Guest:
-        self.instance.wait_ready()
+        try:
+            self.instance.wait_ready()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.instance.end()
+        for instance in list(self._instances):
+            self._end(instance)
         self._work.cleanup()
 
-    def _instance(self, *, incoming: bool) -> Instance:
+    def _start(self, *, incoming: bool) -> Instance:
         ram_kib, boot = self._config
         self._count += 1
-        return Instance(Path(self._work.name) / str(self._count), ram_kib, boot, incoming=incoming)
+        folder = Path(self._work.name) / str(self._count)
+        instance = Instance(folder, ram_kib, boot, incoming=incoming)
+        self._instances.append(instance)
+        return instance
+
+    def _end(self, instance: Instance) -> None:
+        self._instances.remove(instance)
+        instance.end()
 
     def move(
         self,
@@ -149,7 +167,7 @@ class Guest:
         least_seconds: float = 6.0,
     ) -> Move:
         """Migrate; give up after so many passes and seconds. The guest runs on where it is then."""
-        source, destination = self.instance, self._instance(incoming=True)
+        source, destination = self.instance, self._start(incoming=True)
         for side in (source, destination):
             on = [{"capability": name, "state": True} for name in ("events", "return-path")]
             side.qmp.execute("migrate-set-capabilities", capabilities=on)
@@ -173,7 +191,7 @@ class Guest:
             destination.qmp.execute("cont")
             self.instance, spare = destination, source
         trace = source.traced(started)
-        spare.end()
+        self._end(spare)
         return Move(
             issued_at=issued_at,
             status=reply["status"],

@@ -9,18 +9,17 @@ five seeds. Results are kept in FOLDER/simulator.jsonl; what is there is not mea
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
+import functools
 import itertools
-import json
 import statistics
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from bench._sim_guest import Guest, Move
+from bench._bench_results import Results, Row, open_results, versions
+from bench._sim_guest import Guest
 from bench._sim_machine import Memory, measure
 from vmferry.hypervisor import simulated
 from vmferry.hypervisor.simulated import Machine, Precopy
@@ -104,7 +103,6 @@ class Run:
     status: str
     dirty: list[int]
     seconds: float
-    downtime_ms: int
 
     @property
     def completed(self) -> bool:
@@ -133,77 +131,50 @@ def simulate(
         precopy.status,
         [sync.dirty for sync in precopy.syncs],
         precopy.total_seconds or precopy.now,
-        round(precopy.downtime_seconds * 1000),
     )
-
-
-class Results:
-    """The file of results, one JSON object a line."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = folder / "simulator.jsonl"
-        lines = self._file.read_text().splitlines() if self._file.exists() else []
-        self._rows: dict[str, dict[str, Any]] = {}
-        for row in map(json.loads, lines):
-            self._rows[row["key"]] = row
-
-    def get(self, key: str) -> dict[str, Any] | None:
-        return self._rows.get(key)
-
-    def add(self, key: str, row: dict[str, Any]) -> None:
-        self._rows[key] = {"key": key, **row}
-        with self._file.open("a") as file:
-            file.write(json.dumps(self._rows[key]) + "\n")
 
 
 def measure_all(results: Results) -> None:
     """Make the measurements that are missing."""
-    if results.get("machine") is None:
-        machine, memory = measure(RAM_KIB)
-        results.add(
-            "machine",
-            {"machine": dataclasses.asdict(machine), "memory": dataclasses.asdict(memory)},
-        )
+    results.once("machine", _constants)
     for _, cases in itertools.groupby(CASES, lambda c: (c.writer.working_set, c.writer.cold)):
         missing = [
             (case, limit_ms)
             for case in cases
             for limit_ms in LIMITS_MS
-            if results.get(_key(case, limit_ms)) is None
+            if _key(case, limit_ms) not in results
         ]
         if not missing:
             continue
         with Guest(RAM_KIB, missing[0][0].writer) as guest:
             time.sleep(SETTLE_SECONDS)
             for case, limit_ms in missing:
-                move, age = _move(guest, case, limit_ms)
-                real = Run(
-                    move.status,
-                    [sync.dirty for sync in move.syncs],
-                    move.seconds,
-                    move.downtime_ms,
+                row = results.once(
+                    _key(case, limit_ms), functools.partial(_move, guest, case, limit_ms)
                 )
-                results.add(
-                    _key(case, limit_ms),
-                    {
-                        **dataclasses.asdict(real),
-                        "age": age,
-                        "sync_t": [round(sync.t, 4) for sync in move.syncs],
-                        "sync_seconds": [round(sync.seconds, 4) for sync in move.syncs],
-                    },
-                )
-                sys.stderr.write(f"{case.name}, {limit_ms} ms: {move.status}\n")
+                sys.stderr.write(f"{row['key']}: {row['status']}\n")
 
 
-def _move(guest: Guest, case: Case, limit_ms: int) -> tuple[Move, float]:
+def _constants() -> Row:
+    machine, memory = measure(RAM_KIB)
+    return {"machine": dataclasses.asdict(machine), "memory": dataclasses.asdict(memory)}
+
+
+def _move(guest: Guest, case: Case, limit_ms: int) -> Row:
     """The real move, and how long its load had been in force when it began."""
     guest.instance.ask(do="set", **case.writer.wire())
     set_at = time.monotonic()
     move = guest.move(
         case.bandwidth * MIB, limit_ms, least_passes=LEAST_PASSES, least_seconds=LEAST_SECONDS
     )
-    return move, move.issued_at - set_at
+    return {
+        "status": move.status,
+        "dirty": [sync.dirty for sync in move.syncs],
+        "seconds": move.seconds,
+        "age": move.issued_at - set_at,
+        "sync_t": [round(sync.t, 4) for sync in move.syncs],
+        "sync_seconds": [round(sync.seconds, 4) for sync in move.syncs],
+    }
 
 
 def _key(case: Case, limit_ms: int) -> str:
@@ -245,16 +216,12 @@ class Comparison:
 
 def compare(results: Results) -> list[Comparison]:
     """Simulate every case that was measured."""
-    constants = results.get("machine")
-    if constants is None:
-        return []
+    constants = results["machine"]
     machine, memory = Machine(**constants["machine"]), Memory(**constants["memory"])
     comparisons = []
     for case, limit_ms in itertools.product(CASES, LIMITS_MS):
-        row = results.get(_key(case, limit_ms))
-        if row is None:
-            continue
-        real = Run(row["status"], row["dirty"], row["seconds"], row["downtime_ms"])
+        row = results[_key(case, limit_ms)]
+        real = Run(row["status"], row["dirty"], row["seconds"])
         guesses = {
             speed: [
                 simulate(case, limit_ms, machine, memory, row["age"], speed, seed) for seed in SEEDS
@@ -262,7 +229,8 @@ def compare(results: Results) -> list[Comparison]:
             for speed in (0.9, 1.0, 1.1)
         }
         edge = len({guess.completed for speed in (0.9, 1.1) for guess in guesses[speed]}) > 1
-        guess = sorted(guesses[1.0], key=lambda run: (not run.completed, run.seconds))[2]
+        ranked = sorted(guesses[1.0], key=lambda run: (not run.completed, run.seconds))
+        guess = ranked[len(ranked) // 2]
         comparisons.append(Comparison(case, limit_ms, real, guess, edge))
     return comparisons
 
@@ -270,7 +238,7 @@ def compare(results: Results) -> list[Comparison]:
 def report(comparisons: list[Comparison]) -> str:
     """A table of all runs and the four figures."""
     lines = [
-        f"{'load':<62}{'limit':>6}  {'verdict':<15}{'passes':>8}{'seconds':>14}{'error':>7}"
+        f"{'load':<62}{'limit':>6}  {'verdict':<16}{'passes':>8}{'seconds':>14}{'error':>7}"
         f"{'dirty':>7}"
     ]
     for each in comparisons:
@@ -280,7 +248,7 @@ def report(comparisons: list[Comparison]) -> str:
         dirty = f"{statistics.median(errors):6.1%}" if errors else "-"
         lines.append(
             f"{_key(each.case, each.limit_ms).rpartition(',')[0]:<62}{each.limit_ms:>6}  "
-            f"{verdict:<11}{'edge' if each.edge else '':<4}"
+            f"{verdict:<12}{'edge' if each.edge else '':<4}"
             f"{f'{len(real.dirty)}/{len(guess.dirty)}':>8}"
             f"{f'{real.seconds:.2f}/{guess.seconds:.2f}':>14}{each.time_error:>7.1%}{dirty:>7}"
             f"{'' if each.agrees else '  DISAGREE'}"
@@ -306,11 +274,9 @@ def report(comparisons: list[Comparison]) -> str:
 
 def main() -> None:
     """Measure what is missing, simulate and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("bench-results"), metavar="FOLDER")
-    results = Results(parser.parse_args().out)
+    results = open_results(__doc__, "simulator")
     measure_all(results)
-    sys.stdout.write(report(compare(results)) + "\n")
+    sys.stdout.write(f"{report(compare(results))}\n{versions()}\n")
 
 
 if __name__ == "__main__":
