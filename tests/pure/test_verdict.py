@@ -116,8 +116,8 @@ def test_a_move_that_did_not_converge() -> None:
         "It would not have converged: the passes hover at 109 MiB dirty, and a downtime "
         "limit of 300 ms at 129 MiB/s allows 38.7 MiB.",
         "In a pass of 581 ms the guest rewrites 76.4 MiB of a working set of at least 1.06 GiB.",
-        "By the same numbers it converges with a bandwidth of 412 MiB/s or more, or a "
-        "downtime limit of 6.1 s or more.",
+        "By the same numbers it converges with a bandwidth of 281 MiB/s or more, or a "
+        "downtime limit of 4.9 s or more.",
     ]
 
 
