@@ -13,7 +13,7 @@ from vmferry.hypervisor.qemu.orphans import end_orphans
 from vmferry.journal import Journal, Run
 from vmferry.move.parties import Parties, RunLedger, tidy
 from vmferry.precopy.outcome import Outcome, Status
-from vmferry.precopy.passes import PassTracker
+from vmferry.precopy.passes import PassTracker, resent_bytes
 from vmferry.precopy.sample import Event, Sample
 from vmferry.precopy.trace import TraceError, read_trace
 from vmferry.settle import Clock, Sides, settle
@@ -81,7 +81,7 @@ def _outcome(journal: Journal, run: Run, settled: Settled, problems: list[str]) 
         total_ms=round(1000 * last.t, 3),
         downtime_ms=None,
         bytes=last.transferred,
-        resent_bytes=sum(one.sent_bytes for one in tracker.passes[1:]),
+        resent_bytes=resent_bytes(tracker.passes),
         passes=tracker.passes,
         guest=None,
         cost=None,

@@ -12,6 +12,7 @@ from vmferry.move.parties import Parties
 from vmferry.move.recorder import Recorder
 from vmferry.precopy.convergence import Estimate
 from vmferry.precopy.outcome import CostRecord, Outcome, PassRecord, Status
+from vmferry.precopy.passes import resent_bytes
 from vmferry.precopy.sample import Sample
 from vmferry.precopy.verdict import describe_convergence
 
@@ -47,7 +48,7 @@ class Account:
             total_ms=round(1000 * recorder.ended_at(), 3),
             downtime_ms=last.downtime_ms if last.status == "completed" else None,
             bytes=last.transferred,
-            resent_bytes=sum(one.sent_bytes for one in passes[1:]),
+            resent_bytes=resent_bytes(passes),
             passes=passes,
             guest=guest.record(),
             cost=CostRecord(

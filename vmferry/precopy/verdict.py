@@ -28,8 +28,8 @@ _HAPPENED = {
 }
 
 
-def describe(outcome: Outcome, estimate: Estimate | None = None) -> list[str]:
-    """The lines of the verdict. `estimate` is the last one made while the passes went on."""
+def describe(outcome: Outcome) -> list[str]:
+    """The lines of the verdict; why it did not converge is in the outcome's own reasons."""
     lines = [_headline(outcome)]
     lines += _why(outcome.why)
     lines += describe_passes(outcome.passes)
@@ -38,8 +38,6 @@ def describe(outcome: Outcome, estimate: Estimate | None = None) -> list[str]:
     lines += _downtime(outcome.downtime_ms, outcome.guest)
     if outcome.cost is not None:
         lines += _cost(outcome.cost)
-    if estimate is not None and outcome.status != "completed":
-        lines += describe_convergence(estimate)
     return lines
 
 
