@@ -74,8 +74,8 @@ def ended(name: str, **changes: object) -> tuple[Outcome, Estimate | None]:
 
 
 def test_a_move_that_converged() -> None:
-    outcome, estimate = ended("pg-4t-converges-1.jsonl", guest=GUEST, cost=COST)
-    assert [*describe(outcome), *describe_convergence(estimate)] == [
+    outcome, _ = ended("pg-4t-converges-1.jsonl", guest=GUEST, cost=COST)
+    assert describe(outcome) == [
         "web moved in 17.7 s. The VM runs at the destination.",
         "Pass 1: 8.02 GiB dirty, 1.86 GiB sent in 14.8 s with 1,608,864 zero pages, about"
         " 32.5 MiB left.",
@@ -106,6 +106,7 @@ def test_a_move_that_did_not_converge() -> None:
         downtime_ms=None,
         why="the deadline of 38.0 s passed",
     )
+    assert estimate is not None
     assert [*describe(outcome), *describe_convergence(estimate)] == [
         "web did not move: the migration was abandoned after 38.2 s. The VM runs at the source.",
         "Why: the deadline of 38.0 s passed.",
