@@ -115,6 +115,20 @@ def next_move(facts: Facts, goal: Goal) -> Move | Settled:
     return _back(facts)
 
 
+def why_back(facts: Facts) -> str:
+    """Why a move that was on its way forward turns back: for GIVE_UP_WAITING."""
+    source, destination = facts.source, facts.destination
+    if destination.dead:
+        return "the destination ended before the VM was handed over"
+    if destination.migration == "failed":
+        return "the destination could not load the VM"
+    if not facts.waited_out:
+        return f"the source's migration ended as {source.migration or 'unknown'}"
+    if not facts.blind and not destination.answers:
+        return "the destination does not answer"
+    return f"the switchover stands still, with the source's migration {source.migration}"
+
+
 def _after_the_end(facts: Facts) -> Move | Settled:
     if facts.step is Step.UNDONE:
         if not facts.destination.dead and not facts.blind:
@@ -132,7 +146,9 @@ def _after_the_end(facts: Facts) -> Move | Settled:
 def _forward(facts: Facts) -> Move | Settled:
     source, destination = facts.source, facts.destination
     if source.migration == "pre-switchover":
-        return Move.PROCEED if facts.step is Step.INTENT else Move.RECORD_INTENT
+        if facts.step is not Step.INTENT:
+            return Move.RECORD_INTENT
+        return Move.GIVE_UP_WAITING if facts.waited_out else Move.PROCEED
     if source.migration == "completed":
         if destination.loaded or facts.blind:
             return Move.RECORD_SOURCE_DEAD

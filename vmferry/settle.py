@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace, replace
 from typing import Protocol
 
-from vmferry.handover import Facts, Goal, Move, Settled, Step, next_move
+from vmferry.handover import Facts, Goal, Move, Settled, Step, next_move, why_back
 from vmferry.hypervisor.base import Process, Side, SideError, SideView
 from vmferry.journal import JournalError
 from vmferry.precopy.outcome import Place
@@ -23,8 +24,10 @@ PATIENCE_SECONDS = 5.0
 # A cancel that is not heard by then is helped along by ending the destination.
 CANCEL_SECONDS = 2.0
 POLL_SECONDS = 0.02
-# Of refusals: how often one move is tried again before the side counts as stuck.
+# How often one move is tried before the side counts as stuck.
 _TRIES = 5
+# A side takes these and carries them out a little later; the table says when it was too long.
+_ASKED_UNTIL_SEEN = frozenset({Move.CANCEL, Move.PROCEED})
 
 
 class Ledger(Protocol):
@@ -80,10 +83,13 @@ async def settle(
     """
     since = clock.now()
     latest: tuple[object, ...] = ()
-    tries: dict[Move, int] = {}
+    tries: Counter[Move] = Counter()
+    failure = ""
     while True:
         source, destination = await _look(sides)
-        state = (ledger.last(), source, destination, goal)
+        # On the way back what is still being sent is no sign of life: nobody wants it.
+        seen = source if goal is Goal.FORWARD else replace(source, sent=0)
+        state = (ledger.last(), seen, destination, goal)
         if state != latest:
             latest, since = state, clock.now()
         allowed = CANCEL_SECONDS if goal is Goal.BACK and source.answers else patience
@@ -98,29 +104,46 @@ async def settle(
         )
         move = next_move(facts, goal)
         if isinstance(move, Settled):
-            return move
+            return _told(move, because)
         if move is Move.GIVE_UP_WAITING:
-            goal = Goal.BACK
+            goal, because = Goal.BACK, why_back(facts)
             continue
         if move is Move.WAIT:
             await clock.wait(POLL_SECONDS)
+            continue
+        if tries[move] == _TRIES:
+            if move is not Move.PROCEED:
+                return _stuck(move, facts, failure)
+            goal = Goal.BACK
             continue
         if before is not None:
             await before(move)
         try:
             await _carry_out(move, sides, ledger)
-            if move is Move.CANCEL:
+            failure = "it was told to, and nothing came of it"
+            if move in _ASKED_UNTIL_SEEN:
                 await clock.wait(POLL_SECONDS)
+            else:
+                tries[move] += 1
         except JournalError as error:
             if move in (Move.RECORD_DONE, Move.RECORD_UNDONE):
                 place: Place = "destination" if move is Move.RECORD_DONE else "source"
                 return Settled(place, error.message, final=False)
+            if source.dead:
+                return _unrecorded(error.message)
             goal = Goal.BACK
         except SideError as error:
-            tries[move] = tries.get(move, 0) + 1
-            if tries[move] >= _TRIES:
-                return _stuck(move, facts, str(error))
-            await clock.wait(0.1 * tries[move])
+            failure = str(error)
+            # A cancel that is refused is helped along by the table, when it has waited for it.
+            tries[move] += 1 if move is not Move.CANCEL else 0
+            await clock.wait(0.1 * max(tries[move], 1))
+
+
+def _told(settled: Settled, because: str) -> Settled:
+    """With the reason why a move that was on its way forward turned back."""
+    if not because or because == settled.why or settled.place == "destination":
+        return settled
+    return replace(settled, why=f"{because}; {settled.why}")
 
 
 async def _look(sides: Sides) -> tuple[SideView, SideView]:
@@ -155,11 +178,17 @@ async def _carry_out(move: Move, sides: Sides, ledger: Ledger) -> None:
             await sides.destination.destroy()
 
 
+def _unrecorded(error: str) -> Settled:
+    """The destination has all of the VM and the source has ended, but that cannot be recorded."""
+    why = f"the destination has the VM and has not been started: {error}"
+    return Settled("nowhere", why, final=False)
+
+
 def _stuck(move: Move, facts: Facts, error: str) -> Settled:
     """A side refuses; say where the VM is, as far as the facts tell."""
     why = f"cannot {move.value}: {error}"
     if facts.step is Step.DONE:
         return Settled("destination", why, final=False)
-    if facts.source.running:
+    if facts.source.running or move is Move.RESUME_SOURCE:
         return Settled("source", why, final=False)
     return Settled("unknown", why, final=False)
