@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from vmferry.handover import Facts, Goal, Move, Settled, Step, next_move, why_back
@@ -84,7 +84,7 @@ async def settle(
     since = clock.now()
     latest: tuple[object, ...] = ()
     tries: Counter[Move] = Counter()
-    failure = ""
+    failure = because = ""
     while True:
         source, destination = await _look(sides)
         # On the way back what is still being sent is no sign of life: nobody wants it.
@@ -114,7 +114,7 @@ async def settle(
         if tries[move] == _TRIES:
             if move is not Move.PROCEED:
                 return _stuck(move, facts, failure)
-            goal = Goal.BACK
+            goal, because = Goal.BACK, f"the source does not switch over: {failure}"
             continue
         if before is not None:
             await before(move)
@@ -131,7 +131,7 @@ async def settle(
                 return Settled(place, error.message, final=False)
             if source.dead:
                 return _unrecorded(error.message)
-            goal = Goal.BACK
+            goal, because = Goal.BACK, error.message
         except SideError as error:
             failure = str(error)
             # A cancel that is refused is helped along by the table, when it has waited for it.
