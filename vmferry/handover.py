@@ -102,10 +102,7 @@ def next_move(facts: Facts, goal: Goal) -> Move | Settled:
     if facts.step is Step.SOURCE_DEAD:
         return _after_source_dead(facts)
     if facts.destination.running and not facts.blind:
-        # It has a will of its own: somebody else gave it `cont`.
-        return Settled(
-            "unknown", "the destination runs although vmferry did not start it", final=False
-        )
+        return _started_by_somebody_else("destination")
     if facts.source.dead:
         return _without_source(facts)
     if not facts.source.answers:
@@ -131,11 +128,15 @@ def why_back(facts: Facts) -> str:
 
 def _after_the_end(facts: Facts) -> Move | Settled:
     if facts.step is Step.UNDONE:
+        if facts.destination.running and not facts.blind:
+            return _started_by_somebody_else("destination")
         if not facts.destination.dead and not facts.blind:
             return Move.DESTROY_DESTINATION
         if facts.source.dead:
             return Settled("nowhere", "the move was undone; the VM has ended since")
         return Settled("source", "the VM is at the source")
+    if facts.source.running:
+        return _started_by_somebody_else("source")
     if not facts.source.dead:
         return Move.QUIT_SOURCE
     if facts.destination.dead:
@@ -171,7 +172,7 @@ def _back(facts: Facts) -> Move | Settled:
         return Settled("source", "the source does not end its migration", final=False)
     if not facts.destination.dead and not facts.blind:
         return Move.DESTROY_DESTINATION
-    if facts.blind and facts.step is Step.INTENT and source.migration == "completed":
+    if facts.blind and source.migration == "completed":
         return Settled(
             "destination",
             "the source has handed the VM over; the destination cannot be seen from here",
@@ -200,14 +201,18 @@ def _without_source(facts: Facts) -> Move | Settled:
             return Move.WAIT
         if not destination.answers:
             return _silent("destination", facts)
+        if destination.migration == "active":
+            # QEMU exits where its stream breaks off; this one may yet come to its end.
+            why = "the source has ended, and the destination is still loading"
+            return Settled("unknown", why, final=False)
     return Move.DESTROY_DESTINATION
 
 
 def _after_source_dead(facts: Facts) -> Move | Settled:
     source, destination = facts.source, facts.destination
-    if facts.blind:
-        return Move.RECORD_DONE
-    if destination.running:
+    if source.running and not destination.dead:
+        return _started_by_somebody_else("source")
+    if facts.blind or destination.running:
         return Move.RECORD_DONE
     if destination.loaded:
         waits = facts.ran_before and destination.runstate in WAITING_FOR_CONT
@@ -232,6 +237,10 @@ def _after_source_dead(facts: Facts) -> Move | Settled:
 
 def _wait(facts: Facts) -> Move:
     return Move.GIVE_UP_WAITING if facts.waited_out else Move.WAIT
+
+
+def _started_by_somebody_else(which: Literal["source", "destination"]) -> Settled:
+    return Settled("unknown", f"the {which} runs although vmferry did not start it", final=False)
 
 
 def _silent(which: Literal["source", "destination"], facts: Facts) -> Move | Settled:
