@@ -106,15 +106,24 @@ class GuestWatch:
                 }
             )
 
-    async def finish(self, place: Place, *, verify: bool) -> None:
-        """Watch the guest at work for a moment where it is now, and have it verify its pages."""
+    async def finish(self, place: Place) -> None:
+        """Watch the guest at work for a moment where it is now."""
         self._ended_ns = time.monotonic_ns()
         if not self._readers or place not in ("source", "destination"):
             return
         while time.monotonic_ns() < self._ended_ns + BASELINE_SECONDS * 1e9:
             await asyncio.sleep(_LINE_SECONDS)
             self.poll()
-        if verify:
+
+    async def verify(self, place: Place, *, runs: bool) -> None:
+        """Have the guest check all its pages where it is now."""
+        if place not in ("source", "destination"):
+            return
+        if place not in self._agents:
+            self.problems.append("its pages were not verified: only a test guest can do that")
+        elif not runs:
+            self.problems.append("its pages were not verified: it is paused")
+        else:
             try:
                 agent = AgentClient(self._agents[place])
                 self._verification = await asyncio.to_thread(agent.verify)

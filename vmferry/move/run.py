@@ -173,7 +173,9 @@ class MoveRun:
         account = Account(run, self._request.policy, work.parties, ending, settled)
         complaint = _destination_stderr(work.parties)
         problems = await tidy(work.parties, settled, work.source.side, work.destination)
-        await work.guest.finish(settled.place, verify=self._request.verify)
+        await work.guest.finish(settled.place)
+        if self._request.verify:
+            await work.guest.verify(settled.place, runs=work.parties.ran_before)
         problems += work.guest.problems
         outcome = account.outcome(work.recorder, work.cost, work.guest, problems, complaint)
         work.stage("done")
