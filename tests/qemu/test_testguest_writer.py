@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import socket
@@ -96,10 +95,16 @@ def test_the_command_line_sets_every_setting(own_folders: Path) -> None:
 @pytest.mark.parametrize("rate", [2 * MIB, 16 * MIB, 64 * MIB])
 def test_the_rate_is_kept(guest: GuestVm, rate: int) -> None:
     guest.agent.set(write_rate=rate, threads=2)
-    measured = rates(beats_during(guest, 3), 0.2)
-    # The median: a busy host takes time away now and then, and what is lost is not caught up.
-    assert float(np.median(measured)) == pytest.approx(rate, rel=0.02)
-    assert max(measured) < 1.1 * rate
+    reader = HeartbeatReader(guest.heartbeat, "source")
+    reader.start()
+    try:
+        guest.guest_seconds_pass(3)
+        # A busy host takes time from the guest, which is not caught up: wait for a second that
+        # it had to itself.
+        wait_for("rate", lambda: max(rates(reader.beats(), 1)) > 0.98 * rate, guest)
+    finally:
+        reader.stop()
+    assert max(rates(reader.beats(), 1)) < 1.02 * rate
 
 
 def test_zero_stops_the_writer_and_unlimited_is_fastest(guest: GuestVm) -> None:
@@ -112,12 +117,15 @@ def test_zero_stops_the_writer_and_unlimited_is_fastest(guest: GuestVm) -> None:
 
 
 def test_phases_alternate(guest: GuestVm) -> None:
-    guest.agent.set(phases="busy:0.4,idle:0.4")
-    beats = beats_during(guest, 3)
-    quiet = [rate == 0 for rate in rates(beats, 0.1)]
-    changes = sum(one != other for one, other in itertools.pairwise(quiet))
-    assert 0.3 < sum(quiet) / len(quiet) < 0.7
-    assert 5 <= changes <= 9
+    guest.agent.set(phases="busy:1,idle:1")
+    beats = beats_during(guest, 5)
+    # Where the work counter changes; between two changes lies a quiet time.
+    changes = beats.guest_ns[np.flatnonzero(np.diff(beats.work))]
+    quiet = np.diff(changes) / 1e9
+    assert (quiet > 0.9).sum() >= 2
+    seconds = (beats.guest_ns[-1] - beats.guest_ns[0]) / 1e9
+    share = (beats.work[-1] - beats.work[0]) * 4096 / seconds / (8 * MIB)
+    assert 0.2 < share < 0.7
 
 
 @pytest.mark.parametrize("content", ["random", "one-word", "text", "same"])
@@ -170,6 +178,14 @@ def test_a_load_too_big_for_the_guest_is_told(own_folders: Path) -> None:
     with vm:
         assert "do not fit" in vm.said()
         assert "do not fit" in vm.agent.status()["trouble"]
+
+
+def test_most_of_the_memory_can_be_the_writers(own_folders: Path) -> None:
+    with GuestVm(own_folders / "vm", working_set="174MiB", write_rate="unlimited", threads=2) as vm:
+        vm.guest_seconds_pass(1)
+        assert vm.agent.verify().ok
+        vm.agent.set(working_set="4MiB", cold="170MiB")
+        assert vm.agent.verify().ok
 
 
 @pytest.mark.parametrize("kind", ["torn", "stale", "lost"])

@@ -72,10 +72,13 @@ class GuestVm:
         self._end()
 
     def _connected(self) -> bool:
-        self.qmp = QEMUMonitorProtocol(str(self.folder / "qmp.sock"))
+        socket = self.folder / "qmp.sock"
+        if not socket.exists():
+            return False
+        self.qmp = QEMUMonitorProtocol(str(socket))
         try:
             self.qmp.connect()
-        except ConnectError:  # the socket is not there, or nobody listens on it yet
+        except ConnectError:  # nobody listens on it yet
             return False
         return True
 

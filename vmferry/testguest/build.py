@@ -30,6 +30,7 @@ _KERNEL_PACKAGES = (
     "linux-image-virtual",
     "linux-image-generic",
 )
+_PARTS = ("linux-modules-", "linux-binary-")
 # What init loads: `pci` always, the others by virtio device type where such a device is there.
 _DRIVERS = {
     "pci": ("virtio_pci",),
@@ -105,10 +106,8 @@ def _build(work: Path) -> Path:
     root = unpack([*parts, "busybox-static"], work)
     version = kernel_package.removeprefix("linux-image-")
     tree = ModuleTree(root)
-    kernel = root / "boot" / f"vmlinuz-{version}"
-    busybox = root / "bin" / "busybox"
-    if not busybox.exists():  # Debian 13 and later
-        busybox = root / "usr" / "bin" / "busybox"
+    kernel = _first(root, f"boot/vmlinuz-{version}", f"usr/lib/modules/{version}/vmlinuz")
+    busybox = _first(root, "bin/busybox", "usr/bin/busybox")
 
     applets = run([str(busybox), "--list"], work).decode().split()
     links = {f"bin/{name}": "busybox" for name in applets if name != "busybox"}
@@ -132,16 +131,24 @@ def _build(work: Path) -> Path:
 
 
 def _kernel_packages(work: Path) -> tuple[str, list[str]]:
-    """The kernel's package and all that hold its parts (Ubuntu keeps modules in another one)."""
+    """The kernel's package and all that hold its parts, which are others in some releases."""
     for meta in _KERNEL_PACKAGES:
         for image in dependencies(meta, work):
             if image.startswith("linux-image-"):
                 parts = dependencies(image, work)
-                return image, [image, *(p for p in parts if p.startswith("linux-modules-"))]
+                return image, [image, *(part for part in parts if part.startswith(_PARTS))]
     raise BuildError(
         f"the package archive has none of {', '.join(_KERNEL_PACKAGES)}",
         hint="sudo apt-get update",
     )
+
+
+def _first(root: Path, *names: str) -> Path:
+    """The first of `names` that the packages held."""
+    for name in names:
+        if (root / name).is_file():
+            return root / name
+    raise BuildError(f"the packages of this distribution have no {' and no '.join(names)}")
 
 
 def _compile(work: Path) -> dict[str, bytes]:

@@ -117,6 +117,8 @@ int main(void)
 	/* Off by default below 512 MiB. The page writer wants memory that lies together, so that its
 	 * order is the order of guest physical addresses. */
 	write_file("/sys/kernel/mm/transparent_hugepage/enabled", "madvise");
+	/* That made the kernel keep 5 % of the memory free. */
+	write_file("/proc/sys/vm/min_free_kbytes", "2048");
 	insert_for_devices();
 
 	pid_t writer = start_writer(), shell = start_shell();

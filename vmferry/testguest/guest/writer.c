@@ -12,6 +12,8 @@
 #include "pace.h"
 #include "verify.h"
 
+enum { SLACK = 8 << 20 };
+
 struct settings settings;
 
 static atomic_uint pausing;
@@ -214,16 +216,12 @@ static uint64_t available_bytes(void)
 	return kib << 10;
 }
 
-static uint64_t growth(const struct area *area, uint64_t bytes)
-{
-	uint64_t have = area->pages * PAGE;
-	return bytes > have ? bytes - have : 0;
-}
-
-static void resize(struct area *area, uint64_t bytes, bool stamped)
+static void resize(struct area *area, uint64_t bytes, bool growing, bool stamped)
 {
 	static uint64_t random;
 	uint64_t before = area->pages;
+	if (growing != (bytes / PAGE > before))
+		return;
 	if (!random)
 		random = stamp_magic;
 	area_resize(area, bytes / PAGE);
@@ -233,24 +231,25 @@ static void resize(struct area *area, uint64_t bytes, bool stamped)
 
 int writers_apply(const struct settings *wanted, char *error, size_t size)
 {
-	/* 4 bytes a page for the table, and the rest of the last chunk of each area. */
-	uint64_t more = growth(&working_set, wanted->working_set) + growth(&cold_area, wanted->cold) +
-			growth(&untouched_area, wanted->untouched);
-	uint64_t slack = 16 << 20, available = available_bytes();
-	more += more / 1024;
-	if (more && more + slack > available) {
+	uint64_t before = (working_set.pages + cold_area.pages + untouched_area.pages) * PAGE;
+	uint64_t after = wanted->working_set + wanted->cold + wanted->untouched;
+	uint64_t more = after > before ? after - before : 0, available = available_bytes();
+	/* 4 bytes a page for the table, the rest of the last chunk of each area, and room to live. */
+	if (more && more + more / 1024 + SLACK > available) {
 		snprintf(error, size,
-			 "%llu MiB more do not fit: the guest has %llu MiB, and %llu MiB stay free",
+			 "%llu MiB more do not fit: the guest has %llu MiB, and %u MiB stay free",
 			 (unsigned long long)more >> 20, (unsigned long long)available >> 20,
-			 (unsigned long long)slack >> 20);
+			 SLACK >> 20);
 		return -1;
 	}
 	if (disk_apply(wanted, error, size))
 		return -1;
 	settings = *wanted;
-	resize(&working_set, wanted->working_set, true);
-	resize(&cold_area, wanted->cold, true);
-	resize(&untouched_area, wanted->untouched, false);
+	for (int growing = 0; growing < 2; growing++) { /* first make room */
+		resize(&working_set, wanted->working_set, growing, true);
+		resize(&cold_area, wanted->cold, growing, true);
+		resize(&untouched_area, wanted->untouched, growing, false);
+	}
 	epoch_ns = now_ns();
 	for (; writer_count < settings.threads; writer_count++) {
 		struct writer *writer = &writers[writer_count];
