@@ -78,7 +78,8 @@ class Account:
     ) -> str:
         """What ended it, where the VM is, what the QEMUs said, how it would have gone."""
         reasons = [] if self.settled.place == "destination" else [self.ending.why or last.error]
-        if not self.settled.final or self.settled.place in ("nowhere", "unknown"):
+        turned_back = self.ending.kind == "ready" and self.settled.place != "destination"
+        if turned_back or not self.settled.final or self.settled.place in ("nowhere", "unknown"):
             reasons.append(self.settled.why)
         if complaint and self._status() in ("failed", "needs-recovery"):
             reasons.append(f"the destination's QEMU said: {complaint}")

@@ -13,7 +13,9 @@ from vmferry.hypervisor.qemu.qmp import QmpError
 
 # What a move of ours rests on (docs/safety.md), and what would change its algorithm is put off.
 NEEDED_AT_SOURCE = frozenset({"events", "return-path", "pause-before-switchover"})
-NEEDED_AT_DESTINATION = frozenset({"events", "return-path"})
+# Without `late-block-activate` a destination locks the disks as soon as it has loaded. A source
+# that then fails, because it was not told, runs on without its disks and aborts at its first write.
+NEEDED_AT_DESTINATION = frozenset({"events", "return-path", "late-block-activate"})
 
 
 class Executor(Protocol):
