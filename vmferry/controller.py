@@ -77,11 +77,13 @@ class Controller:
                         await receiving
                     return Ending("cancelled", why=self._why)
                 step = await self._feed(receiving.result())
+                over = isinstance(step, Ending) and step.kind != "ready"
+                if self._cancelled.is_set() and not over:
+                    # At switchover too: nothing has been handed over yet.
+                    return Ending("cancelled", why=self._why)
                 if isinstance(step, Ending):
                     return step
                 decision = step
-                if self._cancelled.is_set():
-                    return Ending("cancelled", why=self._why)
         finally:
             cancelled.cancel()
 
