@@ -94,18 +94,22 @@ class Journal:
     def open(cls, path: Path | None = None) -> Journal:
         """Open or make the journal. Raises JournalError."""
         path = path or journal_file()
+        connection = None
         try:
             connection = sqlite3.connect(path, timeout=10, isolation_level=None)
             path.chmod(0o600)
-            connection.execute("PRAGMA journal_mode = WAL")
+            _use_wal(connection)
             # In WAL mode only FULL has a commit on disk when it returns.
             connection.execute("PRAGMA synchronous = FULL")
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
                 connection.executescript(_SCHEMA)
         except (sqlite3.Error, OSError) as error:
+            if connection is not None:
+                connection.close()
             raise JournalError(f"cannot open the journal {path}: {error}") from None
         if version > 1:
+            connection.close()
             raise JournalError(f"the journal {path} was written by a later vmferry")
         return cls(connection, path)
 
@@ -210,16 +214,23 @@ class Journal:
             steps = self._connection.execute(
                 "SELECT step, at, detail FROM steps WHERE run = ? ORDER BY rowid", (number,)
             ).fetchall()
-        return Run(
-            id=str(number),
-            vm=vm,
-            started_at=started_at,
-            policy=policy,
-            limits=json.loads(limits),
-            parties=json.loads(parties),
-            outcome=None if outcome is None else json.loads(outcome),
-            steps=tuple(StepRow(Step(step), at, json.loads(detail)) for step, at, detail in steps),
-        )
+        try:
+            return Run(
+                id=str(number),
+                vm=vm,
+                started_at=started_at,
+                policy=policy,
+                limits=json.loads(limits),
+                parties=json.loads(parties),
+                outcome=None if outcome is None else json.loads(outcome),
+                steps=tuple(
+                    StepRow(Step(step), at, json.loads(detail)) for step, at, detail in steps
+                ),
+            )
+        except ValueError as error:
+            raise JournalError(
+                f"run {number} in the journal {self.path} is damaged: {error}"
+            ) from None
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -235,8 +246,10 @@ class Journal:
         except sqlite3.Error as error:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
+            full = _kind(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
             raise JournalError(
-                f"cannot write the journal {self.path}: {error}", hint="free some disk space"
+                f"cannot write the journal {self.path}: {error}",
+                hint="free some disk space" if full else None,
             ) from None
 
     @contextlib.contextmanager
@@ -245,3 +258,20 @@ class Journal:
             yield
         except sqlite3.Error as error:
             raise JournalError(f"cannot read the journal {self.path}: {error}") from None
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Where two open a new journal at once, the connection's time-out does not hold for this."""
+    for tries_left in reversed(range(200)):
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.Error as error:
+            if _kind(error) != sqlite3.SQLITE_BUSY or not tries_left:
+                raise
+            time.sleep(0.05)
+
+
+def _kind(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; 0 for errors of the Python module itself."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
