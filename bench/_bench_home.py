@@ -111,7 +111,20 @@ def describe(writer: PageWriterSettings) -> str:
     return " ".join(words)
 
 
-def check(done: subprocess.CompletedProcess[str], *allowed: int) -> None:
-    """Raise RuntimeError with what a command said where it ended otherwise than expected."""
-    if done.returncode not in (0, *allowed):
-        raise RuntimeError(f"{done.args[3:]} ended with {done.returncode}: {done.stderr}")
+def call(words: list[str], *allowed: int) -> str:
+    """Run a vmferry command; what it wrote to standard output.
+
+    Raises RuntimeError with what it said where it ends with another status than 0 and `allowed`.
+    When we are interrupted, a move is given the time to be undone.
+    """
+    with subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            out, err = process.communicate()
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode not in (0, *allowed):
+        raise RuntimeError(f"{words[3:]} ended with {process.returncode}: {err}")
+    return out

@@ -130,15 +130,20 @@ def _on_a_terminal(words: list[str]) -> tuple[list[tuple[str, CpuLog]], Any, str
     os.close(terminal)
     command_log, guardian_log = CpuLog(), CpuLog()
     said = b""
-    while True:
-        if select.select([master], [], [], SAMPLE_SECONDS)[0]:
-            try:
-                said += os.read(master, 1 << 16)
-            except OSError:  # the last one who had the terminal open has ended
-                break
-        command_log.sample(process.pid)
-        for guardian in children(process.pid):
-            guardian_log.sample(guardian)
+    try:
+        while True:
+            if select.select([master], [], [], SAMPLE_SECONDS)[0]:
+                try:
+                    said += os.read(master, 1 << 16)
+                except OSError:  # the last one who had the terminal open has ended
+                    break
+            command_log.sample(process.pid)
+            for guardian in children(process.pid):
+                guardian_log.sample(guardian)
+    except BaseException:
+        process.terminate()  # it undoes the move
+        process.wait()
+        raise
     os.close(master)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
