@@ -73,11 +73,19 @@ class Account:
             return "abandoned"
         return "cancelled" if self.ending.kind == "cancelled" else "failed"
 
+    def _unexplained(self) -> str:
+        """For a migration that QEMU gave up without a word: a broken connection, in QEMU 7.2."""
+        if self.ending.kind != "ended" or self.ending.status == "completed":
+            return ""
+        return f"the migration {self.ending.status} at the source; did the connection break?"
+
     def _why(
         self, last: Sample, problems: list[str], complaint: str, estimate: Estimate | None
     ) -> str:
         """What ended it, where the VM is, what the QEMUs said, how it would have gone."""
-        reasons = [] if self.settled.place == "destination" else [self.ending.why or last.error]
+        reasons = []
+        if self.settled.place != "destination":
+            reasons.append(self.ending.why or last.error or self._unexplained())
         turned_back = self.ending.kind == "ready" and self.settled.place != "destination"
         if turned_back or not self.settled.final or self.settled.place in ("nowhere", "unknown"):
             reasons.append(self.settled.why)

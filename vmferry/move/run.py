@@ -16,6 +16,7 @@ from vmferry import __version__
 from vmferry.controller import Controller, Ending
 from vmferry.errors import VmferryError
 from vmferry.handover import Goal, Move, Settled
+from vmferry.hypervisor.base import Process
 from vmferry.hypervisor.qemu.instance import InstanceFiles
 from vmferry.hypervisor.qemu.migration import EventInbox, QemuMigration
 from vmferry.hypervisor.qemu.qmp import QmpError
@@ -41,6 +42,10 @@ from vmferry.precopy.outcome import Outcome
 from vmferry.settle import Sides, settle
 from vmferry.vm.address import Destination, Local, parse_destination, parse_vm
 from vmferry.vm.lock import MoveLock
+
+# A source whose connection breaks tells more of it, so it has this long to do so.
+_NOTICE_SECONDS = 0.5
+_DIED = "the destination ended during the move"
 
 Tell = Callable[[str], None]
 
@@ -220,9 +225,12 @@ class MoveRun:
         work.cost.begin()
         work.guest.begin()
         self._controller = Controller(migration, Fixed(self._request.limits), work.hear)
+        mourning = asyncio.create_task(_mourn(work.destination, self._controller))
         try:
-            return await self._controller.run()
+            ending = await self._controller.run()
+            return Ending("lost", why=_DIED) if mourning.done() else ending
         finally:
+            mourning.cancel()
             work.recorder.judge()
             await migration.close()
 
@@ -254,6 +262,16 @@ class MoveRun:
         if settled.place == "source" and work.migration is not None:
             await _take_final_figures(work, work.migration)
         return settled
+
+
+async def _mourn(destination: QemuSide | None, controller: Controller) -> None:
+    """End the passes of a move whose destination has died, where the source does not notice: what
+    lies between them may keep its connection open."""
+    dead = False
+    while not dead:
+        dead = destination is not None and destination.alive() is Process.DEAD
+        await asyncio.sleep(_NOTICE_SECONDS)
+    controller.cancel(_DIED)
 
 
 async def _take_final_figures(work: _Work, migration: QemuMigration) -> None:
