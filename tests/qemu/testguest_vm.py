@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import time
 from collections.abc import Callable
@@ -68,7 +69,8 @@ class GuestVm:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.qmp.close()
+        with contextlib.suppress(EOFError):  # it has quit
+            self.qmp.close()
         self._end()
 
     def _connected(self) -> bool:

@@ -61,7 +61,7 @@ class Account:
                 vmferry_cpu_seconds=round(own_cpu_seconds(), 3),
                 pinned_to=cost.pinned_to,
             ),
-            why=self._why(last, problems, complaint, recorder.estimate),
+            why=self._why(recorder.error, problems, complaint, recorder.estimate),
         )
 
     def _status(self) -> Status:
@@ -80,12 +80,12 @@ class Account:
         return f"the migration {self.ending.status} at the source; did the connection break?"
 
     def _why(
-        self, last: Sample, problems: list[str], complaint: str, estimate: Estimate | None
+        self, error: str, problems: list[str], complaint: str, estimate: Estimate | None
     ) -> str:
         """What ended it, where the VM is, what the QEMUs said, how it would have gone."""
         reasons = []
         if self.settled.place != "destination":
-            reasons.append(self.ending.why or last.error or self._unexplained())
+            reasons.append(self.ending.why or error or self._unexplained())
         turned_back = self.ending.kind == "ready" and self.settled.place != "destination"
         if turned_back or not self.settled.final or self.settled.place in ("nowhere", "unknown"):
             reasons.append(self.settled.why)

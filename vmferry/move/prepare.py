@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vmferry.errors import NeedsRecoveryError, RefusedError, UsageError
+from vmferry.errors import NeedsRecoveryError, RefusedError, UsageError, VmferryError
 from vmferry.host.sockets import peer_of
-from vmferry.hypervisor.qemu.instance import Instance, load_instance
+from vmferry.hypervisor.qemu.instance import Instance, list_instances, load_instance
 from vmferry.hypervisor.qemu.launch import launch
 from vmferry.hypervisor.qemu.migration import EventInbox
-from vmferry.hypervisor.qemu.qmp import QmpError
+from vmferry.hypervisor.qemu.qmp import QmpError, QmpGone
 from vmferry.hypervisor.qemu.ram_trap import is_ram_trapped
 from vmferry.hypervisor.qemu.settings import (
     NEEDED_AT_DESTINATION,
@@ -23,7 +23,7 @@ from vmferry.hypervisor.qemu.side import QemuSide
 from vmferry.journal import Journal
 from vmferry.move.parties import Parties, Party, writable_disks
 from vmferry.units import KIB
-from vmferry.vm.address import Destination, Local, QmpAddress, VmAddress, VmName
+from vmferry.vm.address import Destination, Local, QmpAddress, VmAddress
 from vmferry.vm.registry import lookup
 
 MAY_MOVE = frozenset({"running", "paused"})
@@ -43,6 +43,14 @@ class Source:
     disks: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Destined:
+    """A QEMU that waits for the VM, with an open session."""
+
+    party: Party
+    side: QemuSide
+
+
 def refuse_unsettled(journal: Journal, vm: str) -> None:
     """Raises NeedsRecoveryError where an earlier move of this VM was left half-way."""
     left = [run.id for run in journal.unsettled() if run.vm == vm]
@@ -54,21 +62,35 @@ def refuse_unsettled(journal: Journal, vm: str) -> None:
 
 
 async def open_source(address: VmAddress, inbox: EventInbox) -> Source:
-    """Connect to the VM and see that it may move. Raises UsageError, RefusedError or QmpError."""
+    """Connect to the VM and see that it may move. Raises UsageError or RefusedError."""
     party, instance, name = _source_party(address)
     side = party.side(recovering=False, on_event=lambda message: inbox.take("source", message))
     try:
         await side.connect()
+        return await _look_at_source(address, side, party, instance, name)
     except QmpError as error:
-        raise _unreachable(address, instance, str(error)) from None
+        await side.close()
+        raise _unreachable(name, instance, error) from None
+    except VmferryError:
+        await side.close()
+        raise
+
+
+async def _look_at_source(
+    address: VmAddress, side: QemuSide, party: Party, instance: Instance | None, name: str
+) -> Source:
     view = await side.look()
+    if not view.answers:
+        raise RefusedError(f"'{name}' does not answer on its QMP socket; nothing was touched")
     if view.migration not in IDLE_MIGRATIONS:
         raise RefusedError(
             f"a migration of '{name}' that somebody else has begun is {view.migration}; "
             "nothing was touched"
         )
     if view.runstate not in MAY_MOVE:
-        raise RefusedError(f"'{name}' is {view.runstate or 'silent'}; only a VM that runs can move")
+        raise RefusedError(
+            f"'{name}' is {view.runstate}; only a VM that runs or is paused can move"
+        )
     await _refuse_trapped_ram(side, name)
     settings = (await read_settings(side)).to_json()
     return Source(
@@ -85,6 +107,13 @@ async def open_source(address: VmAddress, inbox: EventInbox) -> Source:
 def _source_party(address: VmAddress) -> tuple[Party, Instance | None, str]:
     if isinstance(address, QmpAddress):
         process = peer_of(address.path)
+        for one in list_instances():
+            if one.process == process:
+                # It has one lock, and one name that passes with it.
+                raise UsageError(
+                    f"{address.path} belongs to '{one.vm}', which vmferry runs",
+                    hint=f"name it '{one.vm}'",
+                )
         identity = process.to_json() if process is not None else None
         return Party(socket=str(address.path), process=identity), None, address.key
     vm = lookup(address.name)
@@ -102,10 +131,10 @@ def party_of(instance: Instance) -> Party:
     return Party(instance=str(instance.folder), process=instance.process.to_json())
 
 
-def _unreachable(address: VmAddress, instance: Instance | None, why: str) -> UsageError:
-    name = address.name if isinstance(address, VmName) else f"qmp:{address.path}"
+def _unreachable(name: str, instance: Instance | None, error: QmpError) -> VmferryError:
     said = instance.stderr() if instance is not None else ""
-    return UsageError(f"'{name}' cannot be reached: {why}" + (f"; {said}" if said else ""))
+    message = f"'{name}' cannot be reached: {error}" + (f"; {said}" if said else "")
+    return UsageError(message) if isinstance(error, QmpGone) else RefusedError(message)
 
 
 async def _refuse_trapped_ram(side: QemuSide, name: str) -> None:
@@ -121,16 +150,22 @@ async def _refuse_trapped_ram(side: QemuSide, name: str) -> None:
         )
 
 
-async def start_destination(source: Source, inbox: EventInbox) -> tuple[Party, QemuSide]:
-    """A second instance on this host, stopped and waiting. Raises LaunchError or QmpError."""
-    if source.instance is None:
+def refuse_unlike(source: Source, to: Destination) -> None:
+    """Raises UsageError where a second instance like the source cannot be started."""
+    if isinstance(to, Local) and source.instance is None:
         raise UsageError(
             f"'{source.name}' was not started by vmferry, so it cannot start a second one like it",
             hint="start a QEMU with the same arguments and -incoming, and name it: --to unix:PATH",
         )
+
+
+async def start_destination(source: Source, inbox: EventInbox) -> Destined:
+    """A second instance on this host, stopped and waiting. Raises LaunchError or QmpError."""
+    if source.instance is None:
+        raise ValueError(f"vmferry did not start '{source.name}'")
     instance = await launch(source.instance.spec, incoming=True)
     try:
-        return await open_destination(party_of(instance), inbox)
+        return await _look_at_destination(party_of(instance), inbox)
     except BaseException:
         instance.process.kill()
         instance.process.wait_dead(1.0)
@@ -138,32 +173,44 @@ async def start_destination(source: Source, inbox: EventInbox) -> tuple[Party, Q
         raise
 
 
-def waiting_party(to_qmp: Path | None) -> Party:
-    """A QEMU that already waits: seen where its QMP socket is given. Raises UsageError."""
-    if to_qmp is None:
-        return Party()
+async def open_waiting(to_qmp: Path, source: Source, inbox: EventInbox) -> Destined:
+    """A QEMU of somebody else that waits, not changed yet. Raises UsageError or RefusedError."""
     process = peer_of(to_qmp)
     if process is None:
-        raise UsageError(f"nobody answers at the destination's QMP socket {to_qmp}")
-    return Party(socket=str(to_qmp), process=process.to_json())
-
-
-async def open_destination(party: Party, inbox: EventInbox) -> tuple[Party, QemuSide]:
-    """Connect to a destination and see that it waits. Raises RefusedError or QmpError."""
-    side = party.side(recovering=False, on_event=lambda message: inbox.take("destination", message))
-    await side.connect()
-    view = await side.look()
-    if view.runstate != "inmigrate":
-        raise RefusedError(
-            f"the destination at {side.path} does not wait for a VM: it is "
-            f"{view.runstate or 'silent'}",
-            hint="start it with -incoming",
+        raise UsageError(f"--to-qmp: nobody answers at {to_qmp}")
+    if process == source.side.process:
+        raise UsageError(f"--to-qmp names the VM itself: {to_qmp}")
+    try:
+        return await _look_at_destination(
+            Party(socket=str(to_qmp), process=process.to_json()), inbox
         )
+    except QmpError as error:
+        raise RefusedError(f"the destination cannot be reached: {error}") from None
+
+
+async def _look_at_destination(party: Party, inbox: EventInbox) -> Destined:
+    side = party.side(recovering=False, on_event=lambda message: inbox.take("destination", message))
+    try:
+        await side.connect()
+        view = await side.look()
+        if view.runstate != "inmigrate":
+            raise RefusedError(
+                f"the destination at {side.path} does not wait for a VM: it is "
+                f"{view.runstate or 'silent'}",
+                hint="start it with -incoming",
+            )
+        settings = await read_settings(side)
+    except BaseException:
+        await side.close()
+        raise
+    return Destined(replace(party, settings=settings.to_json()), side)
+
+
+async def make_ready(side: QemuSide) -> None:
+    """Set what a destination needs. Raises QmpError."""
     # While it waits this only has the effect of -S: it must not start by itself.
     await side.execute("stop")
-    settings = await read_settings(side)
-    await set_capabilities(side, settings, NEEDED_AT_DESTINATION)
-    return replace(party, settings=settings.to_json()), side
+    await set_capabilities(side, await read_settings(side), NEEDED_AT_DESTINATION)
 
 
 async def set_up(

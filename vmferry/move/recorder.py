@@ -36,6 +36,7 @@ class Recorder:
         self.estimate: Estimate | None = None
         self._convergence = Convergence(self.tracker, downtime_limit_ms)
         self.last: Sample | None = None
+        self.error = ""
         self.events: list[Event] = []
         self._journal: Journal | None = journal
         self._run = run
@@ -48,6 +49,7 @@ class Recorder:
         """One input of the controller, in order."""
         match item:
             case Sample():
+                self.error = item.error or self.error
                 if item.total > 0 or self.last is None:
                     # A cancelled migration has lost its figures.
                     self.last = item

@@ -16,6 +16,7 @@ from vmferry import __version__
 from vmferry.controller import Controller, Ending
 from vmferry.errors import VmferryError
 from vmferry.handover import Goal, Move, Settled
+from vmferry.host.standard_error import StandardError
 from vmferry.hypervisor.base import Process
 from vmferry.hypervisor.qemu.instance import InstanceFiles
 from vmferry.hypervisor.qemu.migration import EventInbox, QemuMigration
@@ -27,13 +28,15 @@ from vmferry.move.cost import CostMeter
 from vmferry.move.guest import GuestWatch
 from vmferry.move.parties import Parties, Party, RunLedger, tidy
 from vmferry.move.prepare import (
+    Destined,
     Source,
-    open_destination,
+    make_ready,
     open_source,
+    open_waiting,
+    refuse_unlike,
     refuse_unsettled,
     set_up,
     start_destination,
-    waiting_party,
 )
 from vmferry.move.recorder import Recorder
 from vmferry.policy.base import Input, Limits
@@ -46,6 +49,11 @@ from vmferry.vm.lock import MoveLock
 # A source whose connection breaks tells more of it, so it has this long to do so.
 _NOTICE_SECONDS = 0.5
 _DIED = "the destination ended during the move"
+
+BLIND = (
+    "the destination cannot be seen, as there is no --to-qmp: what becomes of the VM there is "
+    "known from the source alone, and a QEMU that was started with -S stays stopped there"
+)
 
 Tell = Callable[[str], None]
 
@@ -98,6 +106,7 @@ class _Work:
     cost: CostMeter
     guest: GuestWatch
     destination: QemuSide | None = None
+    complaints: StandardError | None = None
     migration: QemuMigration | None = None
 
     def hear(self, item: Input) -> None:
@@ -136,19 +145,24 @@ class MoveRun:
         with MoveLock.acquire(address.key, "migrate"):
             refuse_unsettled(self._journal, address.key)
             source = await open_source(address, self._inbox)
+            waiting = None
             try:
-                return await self._run(source, to)
+                refuse_unlike(source, to)
+                if request.to_qmp is not None:
+                    waiting = await open_waiting(Path(request.to_qmp), source, self._inbox)
+                return await self._run(source, to, waiting)
             finally:
                 await source.side.close()
+                if waiting is not None:
+                    await waiting.side.close()
 
-    async def _run(self, source: Source, to: Destination) -> Outcome:
+    async def _run(self, source: Source, to: Destination, waiting: Destined | None) -> Outcome:
         request = self._request
-        to_qmp = Path(request.to_qmp) if request.to_qmp is not None else None
         parties = Parties(
             vm=source.key,
             uri="" if isinstance(to, Local) else to.uri,
             source=source.party,
-            destination=Party() if isinstance(to, Local) else waiting_party(to_qmp),
+            destination=Party() if waiting is None else waiting.party,
             ran_before=source.ran_before,
             disks=source.disks,
         )
@@ -160,6 +174,9 @@ class MoveRun:
         recorder = Recorder(self._journal, run, limit, cost, self._tell)
         guest = GuestWatch(recorder.line)
         work = _Work(source, to, parties, recorder, cost, guest)
+        if waiting is not None:
+            work.destination = waiting.side
+            work.complaints = StandardError(waiting.side.process)
         recorder.line(_header(run, request))
         try:
             return await self._carry_out(run, work)
@@ -176,7 +193,7 @@ class MoveRun:
             ending = Ending("lost", why=_with_hint(error))
         settled = await self._hand_over(run, work, ending)
         account = Account(run, self._request.policy, work.parties, ending, settled)
-        complaint = _destination_stderr(work.parties)
+        complaint = _complaint(work)
         problems = await tidy(work.parties, settled, work.source.side, work.destination)
         await work.guest.finish(settled.place)
         if self._request.verify:
@@ -200,19 +217,18 @@ class MoveRun:
         if source.instance is not None and source.instance.spec.is_testguest:
             work.guest.follow("source", source.instance.files)
         if isinstance(work.to, Local):
-            party, work.destination = await start_destination(source, self._inbox)
+            started = await start_destination(source, self._inbox)
+            party, work.destination = started.party, started.side
             files = InstanceFiles(Path(party.instance or ""))
             if source.instance is not None and source.instance.spec.is_testguest:
                 work.guest.follow("destination", files)
             uri = f"unix:{files.folder / 'migration.sock'}"
             work.parties = replace(work.parties, destination=party, uri=uri)
-        elif work.parties.destination.blind:
-            self._say("the destination cannot be seen: it has no --to-qmp")
+            self._journal.set_parties(run, work.parties.to_json())
+        if work.destination is None:
+            self._say(BLIND)
         else:
-            seen = await open_destination(work.parties.destination, self._inbox)
-            work.parties = replace(work.parties, destination=seen[0])
-            work.destination = seen[1]
-        self._journal.set_parties(run, work.parties.to_json())
+            await make_ready(work.destination)
         await set_up(work.parties, source, work.destination, work.to)
         await work.guest.baseline()
         return QemuMigration(source.side, work.parties.uri, self._inbox)
@@ -295,10 +311,12 @@ def _header(run: str, request: Request) -> dict[str, Any]:
     }
 
 
-def _destination_stderr(parties: Parties) -> str:
-    """QEMU's own complaint; for an incoming QEMU it is told nowhere else."""
-    instance = parties.destination.loaded()
-    return instance.stderr() if instance is not None else ""
+def _complaint(work: _Work) -> str:
+    """What the destination's QEMU itself said; it says it nowhere but on its standard error."""
+    instance = work.parties.destination.loaded()
+    if instance is not None:
+        return instance.stderr()
+    return work.complaints.said() if work.complaints is not None else ""
 
 
 def _with_hint(error: Exception) -> str:

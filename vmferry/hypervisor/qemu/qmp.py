@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -19,6 +20,9 @@ from qemu.qmp import ConnectError, EventListener, ExecuteError, Message, QMPClie
 
 CONNECT_SECONDS = 5.0
 EXECUTE_SECONDS = 5.0
+
+# As `ss -p` has it: users:(("python",pid=123,fd=9))
+_SS_USER = re.compile(r'\("([^"]*)",pid=(\d+)')
 
 # The library warns on the root logger's behalf about every lost connection; we report those.
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
@@ -134,4 +138,5 @@ def _holder(path: Path) -> str:
     rows = [line.split() for line in done.stdout.splitlines()]
     peers = {row[7] for row in rows if len(row) > 7 and row[4] == str(path)}
     users = [row[8] for row in rows if len(row) > 8 and row[5] in peers]
-    return f"held by {', '.join(users)}" if users else unknown
+    holders = {f"{name} (process {pid})" for text in users for name, pid in _SS_USER.findall(text)}
+    return f"held by {', '.join(sorted(holders))}" if holders else unknown
