@@ -26,10 +26,17 @@ class ProcessId:
 
     def kill(self, sig: int = signal.SIGKILL) -> None:
         """Send a signal to this very process, never to one that took its pid over."""
-        if not self.alive():
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, sig)
+        try:
+            # Looked at after it was opened: the descriptor is of this process or of a dead one.
+            if self.alive():
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(descriptor, sig)
+        finally:
+            os.close(descriptor)
 
     def wait_dead(self, seconds: float) -> bool:
         """Wait until it is dead, at most `seconds`; also for a process that is no child of ours."""
