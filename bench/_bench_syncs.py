@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 TRACED = ("migrate_pending", "migration_bitmap_sync_start", "migration_bitmap_sync_end")
 PERIOD_SECONDS = 1.0
@@ -38,6 +38,7 @@ class _Counter:
 
     def __init__(self) -> None:
         self._since: float | None = None
+        self._latest = 0.0
         self._sum = 0
         self._sure = True
 
@@ -48,11 +49,11 @@ class _Counter:
 
     def new(self, t: float, figure: int) -> int | None:
         """The pages that the sync that ended at `t` found, where that can be told."""
-        if figure < self._sum:  # so it has begun anew
-            self._sum, self._sure = 0, True
+        if figure < self._sum:  # so it began anew after the sync before
+            self._since, self._sum, self._sure = self._latest, 0, True
         new = figure - self._sum if self._sure else None
         past = t - (self._since or t) - PERIOD_SECONDS
-        self._sum = figure
+        self._sum, self._latest = figure, t
         if abs(past) < UNSURE_SECONDS:
             self._sure = False
         elif past > 0:
@@ -70,7 +71,12 @@ def read_syncs(lines: Iterable[str]) -> list[TracedSync]:
         elif name == "migration_bitmap_sync_end":
             syncs.append(TracedSync(t, counter.new(t, figure), None))
         elif syncs and syncs[-1].dirty is None:
-            syncs[-1] = TracedSync(syncs[-1].t, syncs[-1].new, figure // PAGE)
+            syncs[-1] = replace(syncs[-1], dirty=figure // PAGE)
+    if len(syncs) > 1 and syncs[-1].dirty is None:
+        # The switchover's: no look follows it, and nothing was sent since the sync before.
+        before, last = syncs[-2:]
+        if before.dirty is not None and last.new is not None:
+            syncs[-1] = replace(last, dirty=before.dirty + last.new)
     return syncs
 
 

@@ -104,6 +104,16 @@ def test_a_pass_without_a_sample_is_there_and_marked() -> None:
     assert not {"start_ms", "duration_ms"} & set(four.estimated)
 
 
+def test_a_sample_before_the_switchover_tells_both_syncs_around_it_exactly() -> None:
+    standing = sample(1.305, 4, 1200, 45, "pre-switchover")
+    four, five = tracked((*RUN[:9], standing, *RUN[9:])).passes[3:]
+    assert RUN[8] == mark(1.3, 4)
+    assert (four.new_bytes, four.dirty_bytes, four.left_bytes) == (15 * PAGE, 45 * PAGE, 45 * PAGE)
+    assert (five.new_bytes, five.dirty_bytes, five.sent_pages) == (5 * PAGE, 50 * PAGE, 50)
+    assert four.sent_pages == 0
+    assert four.estimated == five.estimated == ()
+
+
 def test_without_events_jumps_of_the_sync_count_show_the_passes() -> None:
     samples = [item for item in RUN if isinstance(item, Sample)]
     passes = tracked(samples).passes

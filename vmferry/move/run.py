@@ -262,6 +262,10 @@ class MoveRun:
         async def before(move: Move) -> None:
             hear()
             work.stage(move.value)
+            if move is Move.RECORD_INTENT and work.migration is not None:
+                standing = work.migration.looked_at()
+                if standing is not None:
+                    work.hear(standing)
             if move is Move.QUIT_SOURCE and work.migration is not None:
                 await _take_final_figures(work, work.migration)
 

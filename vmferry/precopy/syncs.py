@@ -8,7 +8,8 @@ page less to send. So one sample anywhere inside a pass tells `known` exactly, a
 How many pages had been sent at the moment of a sync lies between the samples on either side of it.
 Two things narrow that down: QEMU's `expected-downtime` times its speed is what the last sync left
 dirty, to one millisecond's worth; and at the end `downtime-bytes` is what was sent after the last
-sync. Where neither helps, the count is interpolated in time.
+sync. Where neither helps, the count is interpolated in time. A sample from before the switchover,
+when the vCPUs stand, is exact for the syncs on both sides of it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from math import inf
 
 from vmferry.precopy.sample import Sample
 
+# The vCPUs have stopped and QEMU waits for `migrate-continue`.
+STANDING = "pre-switchover"
 # A RAM page on the wire is a header of 8 bytes and the page itself.
 _PAGE_HEADER = 8
 # QEMU measures its speed, and with it the expected downtime, in windows of 100 ms, and looks at the
@@ -201,6 +204,10 @@ class Gap:
         low, high = self.before.sent_pages, self.first.sent_pages
         if self.n == 1:
             return 0, 0
+        # QEMU sends nothing from the sync that decides the switchover to the one that follows.
+        for sample in (self.before, self.last):
+            if sample.status == STANDING:
+                return sample.sent_pages, sample.sent_pages
         if self._completed and self.last.downtime_bytes > 0:
             pages = self.last.downtime_bytes // (self.last.page_size + _PAGE_HEADER)
             most = min(max(self.last.sent_pages - pages, low), high)

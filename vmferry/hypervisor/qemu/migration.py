@@ -115,6 +115,11 @@ class QemuMigration:
         self._inbox.raw.clear()
         return [self._event(side, message) for side, message in raw]
 
+    def looked_at(self) -> Sample | None:
+        """What the latest look at the source told of it: no further question while a VM stands."""
+        raw = self._source.last_migration
+        return Sample.from_reply(self.now(), raw) if raw is not None else None
+
     async def final_sample(self) -> Sample | None:
         """The figures of an ended migration; `completed` may be visible before they are."""
         for _ in range(50):

@@ -39,6 +39,8 @@ class QemuSide:
         self.ours = ours
         self._on_event = on_event
         self._qmp: Qmp | None = None
+        # What query-migrate told when it was last looked at.
+        self.last_migration: Mapping[str, Any] | None = None
 
     async def connect(self) -> None:
         """Open the session. Raises QmpGone or QmpMute, which says who holds the socket."""
@@ -92,6 +94,7 @@ class QemuSide:
             self.execute("query-status", seconds=LOOK_SECONDS),
             self.execute("query-migrate", seconds=LOOK_SECONDS),
         )
+        self.last_migration = migration
         return status, migration
 
     async def proceed(self) -> None:
