@@ -183,14 +183,14 @@ def report(rows: list[tuple[Move, Row]]) -> str:
     """A table of the moves and the figures."""
     lines = [
         versions(),
-        f"{'move':<60}{'':<10}{'passes':>7}{'times off':>11}{'sums off':>10}"
+        f"{'move':<64}{'':<10}{'passes':>7}{'times off':>11}{'sums off':>10}"
         f"{'new pages':>18}{'dirty pages':>18}",
     ]
     compared = [compare(row) for _, row in rows]
     for (move, row), one in zip(rows, compared, strict=True):
         off = sum(abs(value) for value in one.sums_off.values())
         lines.append(
-            f"{_key(move):<60}{row['status']:<10}{len(row['passes']):>7}"
+            f"{_key(move):<64}{row['status']:<10}{len(row['passes']):>7}"
             f"{one.time_error * 1e6:>8.0f} us{off:>10}"
             f"{_spread(one.new_errors):>18}{_spread(one.dirty_errors):>18}"
             + ("" if one.numbers_agree else "  PASS NUMBERS DIFFER")
