@@ -41,7 +41,7 @@ async def recover_run(journal: Journal, run: Run, clock: Clock) -> Outcome:
                 clock,
                 disks_unchanged=ledger.disks_unchanged,
             )
-            problems = await tidy(parties, settled, source, destination)
+            settled, problems = await tidy(parties, settled, source, destination)
         finally:
             await source.close()
             if destination is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,44 +150,50 @@ def pass_name(parties: Parties) -> None:
 
 async def tidy(
     parties: Parties, settled: Settled, source: QemuSide, destination: QemuSide | None
-) -> list[str]:
-    """Leave nothing behind; returns what could not be tidied, in words."""
+) -> tuple[Settled, list[str]]:
+    """Leave nothing behind; returns what could not be tidied, in words.
+
+    Where settings could not be put back, the end is not final: `recover` does it.
+    """
     problems: list[str] = []
+    restored = True
     if settled.place == "destination":
         pass_name(parties)
-        await _tidy_destination(parties, destination, problems)
+        restored = await _tidy_destination(parties, destination, problems)
         _remove_dead(parties.source)
     elif settled.place == "source":
-        await _restore(source, parties.source, problems)
+        restored = await _restore(source, parties.source, problems)
         _remove_dead(parties.destination)
     elif settled.place == "nowhere":
         _remove_dead(parties.destination)
-    return problems
+    return replace(settled, final=settled.final and restored), problems
 
 
 async def _tidy_destination(
     parties: Parties, destination: QemuSide | None, problems: list[str]
-) -> None:
+) -> bool:
     if destination is None:
-        return
-    await _restore(destination, parties.destination, problems)
+        return True
+    restored = await _restore(destination, parties.destination, problems)
     instance = parties.destination.loaded()
-    if instance is None:
-        return
-    for command, arguments in late_commands(instance.spec):
+    for command, arguments in late_commands(instance.spec) if instance is not None else ():
         try:
             await destination.execute(command, arguments)
         except QmpError as error:
             problems.append(f"{command}: {error}")
+    return restored
 
 
-async def _restore(side: QemuSide, party: Party, problems: list[str]) -> None:
+async def _restore(side: QemuSide, party: Party, problems: list[str]) -> bool:
+    """Whether the side's migration settings are as before."""
     if party.settings is None:
-        return
+        return True
     try:
         await restore_settings(side, Settings.from_json(party.settings))
     except QmpError as error:
         problems.append(f"the migration settings could not be put back: {error}")
+        return False
+    return True
 
 
 def _remove_dead(party: Party) -> None:

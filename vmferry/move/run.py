@@ -192,9 +192,9 @@ class MoveRun:
         except (VmferryError, QmpError) as error:
             ending = Ending("lost", why=_with_hint(error))
         settled = await self._hand_over(run, work, ending)
-        account = Account(run, self._request.policy, work.parties, ending, settled)
         complaint = _complaint(work)
-        problems = await tidy(work.parties, settled, work.source.side, work.destination)
+        settled, problems = await tidy(work.parties, settled, work.source.side, work.destination)
+        account = Account(run, self._request.policy, work.parties, ending, settled)
         await work.guest.finish(settled.place)
         if self._request.verify:
             await work.guest.verify(settled.place, runs=work.parties.ran_before)
