@@ -40,6 +40,16 @@ class CostMeter:
         self._vcpus = {one.tid: one for one in self._threads() if one.is_vcpu}
         self._latest = dict(self._vcpus)
 
+    def pinning(self) -> str:
+        """What is done with the migration threads, in words; call after `begin`."""
+        cores = spare_cores(self._latest)
+        if cores:
+            return f"migration threads are kept to core {_listed(cores)}, where no vCPU may run"
+        why = (
+            "the vCPUs may run on every core" if self._latest else "QEMU does not name its threads"
+        )
+        return f"migration threads are left alone: {why}"
+
     def poll(self) -> None:
         """Call now and then while it runs."""
         now = time.monotonic()
@@ -93,6 +103,10 @@ def spare_cores(vcpus: dict[int, ThreadTimes]) -> frozenset[int]:
     if not vcpus:
         return frozenset()
     return cores_of(os.getpid()).difference(*(cores_of(tid) for tid in vcpus))
+
+
+def _listed(cores: frozenset[int]) -> str:
+    return ", ".join(str(core) for core in sorted(cores))
 
 
 def own_cpu_seconds() -> float:

@@ -239,6 +239,8 @@ class MoveRun:
         work.stage("setup")
         work.migration = migration
         work.cost.begin()
+        if self._request.pin_apart:
+            self._say(work.cost.pinning())
         work.guest.begin()
         self._controller = Controller(migration, Fixed(self._request.limits), work.hear)
         mourning = asyncio.create_task(_mourn(work.destination, self._controller))

@@ -167,7 +167,10 @@ def _cost(cost: CostRecord) -> list[str]:
         worst = max(cost.vcpu_run_delay_percent.values())
         parts.append(f"its vCPUs waited for a core up to {worst:.1f} % of the time")
     if cost.migration_cpu_seconds is not None:
-        parts.append(f"the migration threads took {cost.migration_cpu_seconds:.1f} s of a core")
+        where = f" on core {', '.join(map(str, cost.pinned_to))}" if cost.pinned_to else ""
+        parts.append(
+            f"the migration threads took {cost.migration_cpu_seconds:.1f} s of a core{where}"
+        )
     if cost.vmferry_cpu_seconds is not None:
         parts.append(f"vmferry took {cost.vmferry_cpu_seconds:.1f} s of a core")
     if not parts:
