@@ -147,10 +147,12 @@ async def live_through(
     sides = Sides(Watched(move.source, watch, rows), Watched(move.destination, watch, rows))
     clock = SimulatedClock(move)
     settled = await settle(sides, rows, Goal.FORWARD if forward else Goal.BACK, clock)
-    if not settled.final:
+    rows.room = 9
+    for _ in range(len(faults) + 1):  # each may make one more recovery look in vain
+        if settled.final:
+            break
         move.source.unmute()
         move.destination.unmute()
-        rows.room = 9
         goal = Goal.BACK if rows.last() is Step.BEGUN else Goal.FORWARD
         settled = await settle(sides, rows, goal, clock)
     return move, rows, settled
