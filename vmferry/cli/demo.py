@@ -64,6 +64,7 @@ def demo(
         _say("5. The proof")
         for moved in moves:
             _say_proof(moved)
+        print("   (a gap at the begin is QEMU marking all memory dirty; under TCG the guest waits)")
         path = write_report(str(hard.outcome["run"]), output)
         print(f"   the report of the move that could not work: {path}")
         print(f"   any other: vmferry report {easy.outcome['run']}")
@@ -116,7 +117,9 @@ def _say_proof(moved: Moved) -> None:
     print(
         f"   run {outcome['run']}: {outcome['status']} after "
         f"{format_duration(outcome['total_ms'] / 1000)}; longest gap "
-        f"{format_duration(guest.get('gap_ms', 0) / 1000)}; {pages} pages verified, {lost}"
+        f"{format_duration(guest.get('gap_ms', 0) / 1000)}, "
+        f"{format_duration(guest.get('gap_at_ms', 0) / 1000)} after its begin; "
+        f"{pages} pages verified, {lost}"
     )
 
 

@@ -139,11 +139,12 @@ class GuestWatch:
         """What the beats of both sides told, from just before the move to its end."""
         merged = self._merged()
         told = report(between(merged, self._began_ns, self._ended_ns + int(1e9)))
-        if told.gap_ms is None or told.guest_clock_gap_ms is None:
+        if told.gap_ms is None or told.guest_clock_gap_ms is None or told.gap_at_ns is None:
             return None
         checked = self._verification
         return GuestRecord(
             gap_ms=round(told.gap_ms, 3),
+            gap_at_ms=round((told.gap_at_ns - self._began_ns) / 1e6, 3),
             guest_clock_gap_ms=round(told.guest_clock_gap_ms, 3),
             beats=told.beats,
             missing_beats=told.missing,

@@ -34,9 +34,13 @@ class PassRecord:
 
 @dataclass(frozen=True, slots=True)
 class GuestRecord:
-    """What the heartbeats and the verification told; milliseconds and pages."""
+    """What the heartbeats and the verification told; milliseconds and pages.
+
+    `gap_at_ms` is when the longest gap began, since migrate was issued.
+    """
 
     gap_ms: float
+    gap_at_ms: float
     guest_clock_gap_ms: float
     beats: int
     missing_beats: int

@@ -147,7 +147,8 @@ def _downtime(downtime_ms: float | None, guest: GuestRecord | None) -> list[str]
     missing = f"{guest.missing_beats:,} missing" if guest.missing_beats else "none missing"
     lines.append(
         f"The longest gap between heartbeats was {gap} by the host's clock and {inside} by the"
-        f" guest's ({guest.beats:,} beats, {missing})."
+        f" guest's, {format_duration(max(guest.gap_at_ms, 0) / 1000)} after the begin"
+        f" ({guest.beats:,} beats, {missing})."
     )
     if guest.verified and guest.verified_pages is not None:
         lines.append(f"Memory verified: {guest.verified_pages:,} pages, none lost.")
