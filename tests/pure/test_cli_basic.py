@@ -64,6 +64,33 @@ def test_help_names_the_commands(capsys: Captured) -> None:
         ["stop", ".."],
         ["console", "nosuch"],
         ["console", "qmp:/dev/null"],
+        ["migrate", "web"],
+        ["migrate", "nosuch", "--to", "local"],
+        ["migrate", "qmp:/nonexistent", "--to", "local"],
+        ["migrate", "web", "--to", "nowhere"],
+        ["migrate", "web", "--to", "tcp:host"],
+        ["migrate", "web", "--to", "tcp:host:65536"],
+        ["migrate", "web", "--to", "exec:cat"],
+        ["migrate", "web", "--to", "unix:" + "p" * 300],
+        ["migrate", "web", "--to", "local", "--bandwidth", "fast"],
+        ["migrate", "web", "--to", "local", "--bandwidth", "1kbit/s"],
+        ["migrate", "web", "--to", "local", "--bandwidth", "99999999TiB/s"],
+        ["migrate", "web", "--to", "local", "--downtime", "0"],
+        ["migrate", "web", "--to", "local", "--downtime", "300MiB"],
+        ["migrate", "web", "--to", "local", "--deadline", "-1s"],
+        ["migrate", "web", "--to", "local", "--policy", "nosuch"],
+        ["migrate", "web", "--to", "local", "--to-qmp", "/dev/null"],
+        ["migrate", "web", "--to", "local", "--trace", "/nonexistent/t"],
+        ["migrate", "web", "--to", "local", "--trace", "/proc/t"],
+        ["recover", "a/b"],
+        ["recover", "nosuch"],
+        ["recover", "qmp:/nonexistent"],
+        ["runs", "nosuch"],
+        ["show", "last"],
+        ["show", "²"],
+        ["show", "-1"],
+        ["report", "9" * 40],
+        ["demo", "--output", "/nonexistent/demo.html"],
     ],
 )
 def test_wrong_use_is_status_2_in_words(capsys: Captured, arguments: list[str]) -> None:
@@ -73,6 +100,26 @@ def test_wrong_use_is_status_2_in_words(capsys: Captured, arguments: list[str]) 
     assert shown.err.startswith("vmferry: ")
     assert "Traceback" not in shown.err
     assert printable(shown.err) == shown.err
+
+
+def test_wrong_use_of_a_command_is_told_in_its_own_words(capsys: Captured) -> None:
+    assert main.run_command(["migrate", "web", "--to", "local", "--profile", "modern"]) == 2
+    assert capsys.readouterr().err == (
+        "vmferry: Invalid value for '--profile': 'modern' is not one of 'classic'\n"
+        "  `vmferry migrate --help` shows how to use it\n"
+    )
+
+
+def test_an_unwritable_trace_is_told_before_anything_and_leaves_no_file(
+    capsys: Captured, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.jsonl"
+    arguments = ["migrate", "nosuch", "--to", "local", "--trace"]
+    assert main.run_command([*arguments, str(file)]) == 2
+    assert "nosuch" in capsys.readouterr().err
+    assert not file.exists()
+    assert main.run_command([*arguments, str(tmp_path)]) == 2
+    assert "--trace" in capsys.readouterr().err
 
 
 def test_a_bad_specification_is_status_2_with_every_problem(

@@ -13,6 +13,7 @@ from vmferry.cli.runs import runs
 from vmferry.cli.show import show
 from vmferry.errors import UsageError
 from vmferry.handover import Step
+from vmferry.host.paths import vms_dir
 from vmferry.journal import Journal
 from vmferry.precopy.outcome import Outcome
 
@@ -108,15 +109,17 @@ def test_runs_of_one_vm(capsys: Captured) -> None:
 
 
 def test_runs_of_a_vm_that_never_moved_is_no_error(capsys: Captured) -> None:
+    (vms_dir() / "other").mkdir()
     runs("other")
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "no run of 'other' yet" in captured.err
 
 
-def test_runs_refuses_what_is_no_vm() -> None:
+@pytest.mark.parametrize("vm", ["a/b", "nosuch", "qmp:/nonexistent"])
+def test_runs_refuses_what_is_no_vm(vm: str) -> None:
     with pytest.raises(UsageError):
-        runs("a/b")
+        runs(vm)
 
 
 def test_show_tells_a_completed_run(capsys: Captured) -> None:

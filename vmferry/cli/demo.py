@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vmferry.cli.options import check_writable
 from vmferry.units import GIB, MIB, format_duration, format_rate, format_size
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def demo(
     from vmferry.hypervisor.qemu.lifecycle import start_vm, stop_vm
     from vmferry.vm.spec import VmSpec
 
+    check_writable("--output", output)
     spec = VmSpec.model_validate(GUEST)
     _say(
         f"1. Boot a guest of {format_size(GIB)}: it writes {GUEST['testguest']['write_rate']} to "

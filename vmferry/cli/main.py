@@ -92,7 +92,7 @@ def run_command(arguments: list[str]) -> int:
         _complain(error.message, error.hint)
         return error.exit_status
     except TyperException as error:
-        _complain(error.format_message(), "`vmferry --help` lists commands and options")
+        _complain(*_in_our_words(error))
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
@@ -107,6 +107,14 @@ def run_command(arguments: list[str]) -> int:
             return BUG
         _report_bug(error)
         return BUG
+
+
+def _in_our_words(error: TyperException) -> tuple[str, str]:
+    """What was wrong, without the parser's own jargon, and where the right use is shown."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "vmferry"
+    message = error.format_message().replace("Value error, ", "").rstrip(".")
+    return message, f"`{command} --help` shows how to use it"
 
 
 def _drop_output() -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vmferry.cli.options import Json, VmArgument, duration, rate
-from vmferry.units import MIB
+from vmferry.cli.options import Json, VmArgument, check_writable, duration, rate
+from vmferry.units import GIB, KIB, MIB
 
 if TYPE_CHECKING:
     from vmferry.cli.display import Display
@@ -51,6 +51,7 @@ class Pinning(enum.StrEnum):
 
 
 CLASSIC_BANDWIDTH = 32 * MIB
+MIN_BANDWIDTH, MAX_BANDWIDTH = 64 * KIB, 1024 * GIB
 DOWNTIME_SECONDS = 0.3
 # migration/options.c: MAX_MIGRATE_DOWNTIME_SECONDS
 MAX_DOWNTIME_SECONDS = 2000.0
@@ -219,8 +220,8 @@ def _check(
     """What the options' own types cannot say. Raises UsageError."""
     from vmferry.errors import UsageError
 
-    if bandwidth is not None and bandwidth < MIB // 16:
-        raise UsageError("--bandwidth must be at least 64KiB/s")
+    if bandwidth is not None and not MIN_BANDWIDTH <= bandwidth <= MAX_BANDWIDTH:
+        raise UsageError("--bandwidth must be between 64KiB/s and 1TiB/s")
     if not 0.001 <= downtime <= MAX_DOWNTIME_SECONDS:
         raise UsageError("--downtime must be between 1ms and 2000s")
     if deadline is not None and deadline <= 0:
@@ -229,8 +230,8 @@ def _check(
         raise UsageError("--to-qmp goes with tcp: and unix:, where a QEMU already waits")
     if to_qmp is not None and not to_qmp.is_socket():
         raise UsageError(f"--to-qmp: {to_qmp} is not a socket")
-    if trace is not None and (trace.is_dir() or not trace.absolute().parent.is_dir()):
-        raise UsageError(f"--trace: {trace} cannot be written")
+    if trace is not None:
+        check_writable("--trace", trace)
 
 
 def _after_death(run: str | None, said: str, display: Display) -> dict[str, Any]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from vmferry.units import UnitError, parse_duration, parse_rate, parse_size
+
+if TYPE_CHECKING:
+    from vmferry.journal import Journal
 
 T = TypeVar("T")
 
@@ -27,6 +31,36 @@ def _checked(parse: Callable[[str], T]) -> Callable[[str], T]:
 size = _checked(parse_size)
 rate = _checked(parse_rate)
 duration = _checked(parse_duration)
+
+
+def known_key(vm: str, journal: Journal) -> str:
+    """What the journal calls a VM. Raises UsageError where there is neither the VM nor a run."""
+    from vmferry.errors import UsageError
+    from vmferry.vm.address import VmName, parse_vm
+    from vmferry.vm.registry import lookup
+
+    address = parse_vm(vm)
+    if not journal.runs(address.key):
+        if isinstance(address, VmName):
+            lookup(address.name)
+        elif not address.path.exists():
+            raise UsageError(f"there is no socket {address.path}")
+    return address.key
+
+
+def check_writable(option: str, path: Path) -> None:
+    """See that a file can be written there, before anything is done for it. Raises UsageError."""
+    from vmferry.errors import UsageError
+
+    existed = path.exists()
+    try:
+        with path.open("a"):
+            pass
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise UsageError(f"{option}: {path} cannot be written: {error.strerror}") from None
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print NDJSON on standard output.")]
 VmArgument = Annotated[

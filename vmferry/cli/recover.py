@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vmferry.cli.options import Json
+from vmferry.cli.options import Json, known_key
 from vmferry.cli.output import Output
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def recover(
     output = Output(as_json=json)
     status = 0
     with Journal.open() as journal:
-        left = [run for run in journal.unsettled() if vm is None or run.vm == vm]
+        key = known_key(vm, journal) if vm is not None else None
+        left = [run for run in journal.unsettled() if key in (None, run.vm)]
         if not left:
             output.say("nothing to recover")
         for run in left:

@@ -24,11 +24,11 @@ def run(
     output = Output(as_json=as_json)
     resolved = resolve(load_spec(spec))
     vm = resolved.spec
-    for reason in resolved.reasons:
-        output.note(reason)
     if vm.is_testguest:
         output.note("booting the test guest (it is built first where it is not yet)")
     instance = asyncio.run(start_vm(vm))
+    for reason in resolved.reasons:
+        output.note(reason)
     output.record(
         {
             "event": "started",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vmferry.cli.options import Json
+from vmferry.cli.options import Json, known_key
 from vmferry.cli.output import Output, printable, table
 from vmferry.units import format_duration, format_size
 
@@ -26,12 +26,10 @@ def runs(
 ) -> None:
     """List the moves so far, the newest last."""
     from vmferry.journal import Journal
-    from vmferry.vm.address import parse_vm
 
-    key = parse_vm(vm).key if vm is not None else None
     output = Output(as_json=json)
     with Journal.open() as journal:
-        found = journal.runs(key)
+        found = journal.runs(known_key(vm, journal) if vm is not None else None)
     for run in found:
         output.record(record_of(run))
     if json:

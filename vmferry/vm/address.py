@@ -128,7 +128,7 @@ def _tcp(text: str, rest: str) -> Tcp:
         host = host[1:-1]
     pattern = _IPV6 if bracketed else _HOST
     if pattern.fullmatch(host) is None or (bracketed and ":" not in host):
-        raise UsageError(f"{_shown(text)} names no host; allowed: tcp:HOST:PORT or tcp:[IPV6]:PORT")
+        raise UsageError(f"{_shown(text)} is not like tcp:HOST:PORT or tcp:[IPV6]:PORT")
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
         raise UsageError(f"{_shown(text)} names no port; allowed: 1 to 65535")
     return Tcp(host, int(port))

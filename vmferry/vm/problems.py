@@ -61,8 +61,12 @@ def _words(found: Any, owner: type[BaseModel] | None) -> str:
     shown = _shown(found["input"])
     if kind == "literal_error":
         return f"{shown} is not allowed; allowed: {context['expected']}"
-    if kind in ("greater_than_equal", "less_than_equal", "greater_than", "less_than"):
-        return f"{shown} is out of range: {_lowered(found['msg'])}"
+    if kind == "greater_than_equal":
+        return f"{shown} is out of range; allowed: {context['ge']} or more"
+    if kind == "less_than_equal":
+        return f"{shown} is out of range; allowed: {context['le']} or less"
+    if kind == "multiple_of":
+        return f"{shown} is not a multiple of {context['multiple_of']}"
     if kind in _KINDS:
         return f"{shown} is not {_KINDS[kind]}"
     return f"{shown}: {_lowered(found['msg'])}"
