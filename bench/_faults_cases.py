@@ -34,7 +34,7 @@ def _all() -> Iterator[Case]:
         "stop destination 1 s",
         ("pass 1", "later passes", "before intent", UNHELD, "device", "loaded", "source-dead"),
     )
-    yield from _each("stop destination 8 s", ("pass 1", "device", "loaded", "source-dead"))
+    yield from _each("stop destination 8 s", ("pass 1", "device", "loaded", "source-dead", "done"))
     yield from _each(
         "stop source 1 s", ("pass 1", "before intent", "after intent", UNHELD, "loaded")
     )
@@ -52,6 +52,10 @@ def _all() -> Iterator[Case]:
     yield from (Case("cut", "pass 1", proxy=True, number=n) for n in range(5))
     yield from (Case("cut", UNHELD, proxy=True, number=n) for n in range(12))
     yield from (Case("cut", UNHELD, proxy=True, disk=True, number=n) for n in range(8))
+    for fault in ("stall 1 s", "stall 8 s"):
+        yield Case(fault, "pass 1", proxy=True)
+        for number in range(4):
+            yield Case(fault, UNHELD, proxy=True, disk=number % 2 == 1, number=number)
     for fault in (
         *("cut now", "withhold 1 s", "withhold 8 s", "kill command", "kill guardian"),
         *("kill both", "kill destination", "Ctrl-C", "kill source"),

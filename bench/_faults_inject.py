@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from vmferry.journal import Journal
 
 END_SECONDS = 90.0
 MOST_MS_WITHOUT_VM = 2000.0
+AT_A_BYTE = frozenset({"cut", "stall 1 s", "stall 8 s"})
 KILLS_COMMAND = frozenset({"kill command", "kill both", "stop guardian, kill both"})
 
 
@@ -97,8 +99,8 @@ class _Trial:
         self.command = Command(self.lab, *self._arguments())
         self.holder = Holder(self.lab, self.watch, self.command, self.place.process)
         self.holder.arm(self.case.stage)
-        if self.case.fault == "cut" and self.proxy is not None:
-            self._arm_cut(self.holder, self.proxy)
+        if self.case.fault in AT_A_BYTE and self.proxy is not None:
+            self._at_a_byte(self.holder, self.proxy)
         elif self.case.stage not in ("start", "before the move"):
             try:
                 self.holder.reach(self.case.stage, self.chance)
@@ -110,6 +112,8 @@ class _Trial:
             if self.reached:
                 self._hurt(self.holder, self.command)
         self.holder.release()
+        if self.case.fault == "kill command" and self.proxy is not None:
+            self.proxy.let_go()
         self._settle(self.command)
 
     def _arguments(self) -> list[str]:
@@ -119,7 +123,7 @@ class _Trial:
             return [self.place.address, "--to", "local"]
         far, socket = self.lab.start_far(FAR_MISMATCHES.get(self.case.fault, ()))
         at = self.lab.root / "proxy.sock"
-        self.proxy = Proxy(at, socket)
+        self.proxy = Proxy(at, socket, deaf=self.case.fault in FAR_MISMATCHES)
         if self.case.stage == "loaded, source not told":
             self.proxy.withhold()
         to_qmp = str(far.files.control_socket)
@@ -129,33 +133,40 @@ class _Trial:
         replace, add = BROKEN[self.case.fault]
         self.lab.break_destination(replace, add)
 
-    def _arm_cut(self, holder: Holder, proxy: Proxy) -> None:
+    def _at_a_byte(self, holder: Holder, proxy: Proxy) -> None:
         """Choose the byte; in stage 3 it is counted from where the passes ended."""
+        cut = self.case.fault == "cut"
+        happened = proxy.was_cut if cut else proxy.was_stalled
+
+        def set_byte(byte: int) -> None:
+            if cut:
+                proxy.cut_at = byte
+            else:
+                proxy.stall_at = byte
+
         if self.case.stage == "stage 3, not held":
-            armed, after = self.watch.heard, int(10 ** self.chance.uniform(0.5, 7.2))
+            armed, after = self.watch.heard, int(10 ** self.chance.uniform(0.5, 7.0))
 
             def heard(eye: Eye, name: str, data: dict[str, Any]) -> None:
                 if name == "MIGRATION" and data.get("status") == "pre-switchover":
-                    proxy.cut_at = proxy.forwarded + after
+                    set_byte(proxy.forwarded + after)
                 armed(eye, name, data)
 
             self.watch.heard = heard
             self.landed["stage 3 byte"] = after
         else:
-            most = 200_000 if self.case.stage == "setup" else 70_000_000
-            proxy.cut_at = self.chance.randrange(1, most)
-        command = self.command
-        self.watch.wait(
-            lambda: (
-                proxy.was_cut.is_set()
-                or (command is not None and command.process.poll() is not None)
-            ),
-            END_SECONDS,
-        )
-        self.reached = proxy.was_cut.is_set()
+            set_byte(
+                self.chance.randrange(1, 200_000 if self.case.stage == "setup" else 70_000_000)
+            )
+        ended = holder.command.process
+        self.watch.wait(lambda: happened.is_set() or ended.poll() is not None, END_SECONDS)
+        self.reached = happened.is_set()
         self.hurt_at = time.time()
         self.landed.update(holder.landed())
         self.landed["byte"] = proxy.forwarded
+        if self.reached and not cut:
+            time.sleep(8.0 if "8 s" in self.case.fault else 1.0)
+            proxy.go_on()
 
     def _hurt(self, holder: Holder, command: Command) -> None:
         HURTS[self.case.fault](self, holder, command)
@@ -224,6 +235,11 @@ class _Trial:
 
     def fill_journal(self, holder: Holder, _command: Command) -> None:
         self.lab.fill_state()
+
+    def refuse_writes(self, _holder: Holder, command: Command) -> None:
+        """As a full disk, for the guardian alone: needs no file system of its own."""
+        if guardian := self._guardian(command):
+            resource.prlimit(guardian.pid, resource.RLIMIT_FSIZE, (1, 1))
 
     def cut_now(self, _holder: Holder, _command: Command) -> None:
         if self.proxy is not None:
@@ -312,10 +328,15 @@ class _Trial:
         alive = [eye for eye in self.watch.eyes.values() if eye.gone_at is None]
         return sum(eye.runstate == "running" for eye in alive) == len(alive) == 1
 
+    def _told(self) -> dict[str, Any]:
+        """The last that vmferry said of the VM: `recover`, where there was something to recover."""
+        settled = self.recovered is not None and self.recovered["status"] is not None
+        return (self.recovered if settled else self.outcome) or {}
+
     def _judge_lost(self) -> None:
         """The VM may only be lost where the fault took the one QEMU that had it."""
         fault, step = self.case.fault, self.landed.get("step")
-        told = self.recovered or self.outcome
+        told = self._told()
         place = told.get("vm_runs_at")
         if fault == "kill source" and step in (None, "begun", "intent"):
             if place not in ("nowhere", None) or (place is None and self.exit == 0):
@@ -351,7 +372,7 @@ class _Trial:
         running = next(eye for eye in self.survivors if eye.runstate == "running")
         instance = load_instance(running.folder)
         at_source = running.pid == self.place.process.pid
-        told = (self.recovered or self.outcome).get("vm_runs_at")
+        told = self._told().get("vm_runs_at")
         if told is not None and told != ("source" if at_source else "destination"):
             self.violations.append(f"vmferry says '{told}', which is wrong")
         if at_source:
@@ -382,12 +403,13 @@ class _Trial:
                 self.violations.append(f"migration settings: {_difference(self.lab.settings, now)}")
         except (RuntimeError, OSError) as error:
             self.violations.append(f"settings cannot be read: {error}")
-        rows = [json.loads(line) for line in self.lab.run("ls", "--json").stdout.splitlines()]
+        listed = self.lab.run("ls", "--json")
+        rows = [json.loads(line) for line in listed.stdout.splitlines()]
         named = place.address == VM
         seen = [(one["name"], one["state"], one["pid"], one["busy"]) for one in rows]
         expected = [(VM, "running", place.process.pid, None)] if named else []
         if seen != expected:
-            self.violations.append(f"vmferry ls says {seen}, expected {expected}")
+            self.violations.append(f"ls says {seen} {listed.stderr}, not {expected}")
 
     def _check_leftovers(self) -> None:
         place = self.lab.place
@@ -411,7 +433,7 @@ class _Trial:
     def _check_journal(self, row: dict[str, Any]) -> None:
         with Journal.open() as journal:
             left = journal.unsettled()
-        honest = row["lost"] and (self.recovered or self.outcome).get("vm_runs_at") == "unknown"
+        honest = row["lost"] and self._told().get("vm_runs_at") == "unknown"
         if left and not honest:
             self.violations.append(f"unsettled runs: {[run.id for run in left]}")
 
@@ -447,6 +469,7 @@ HURTS: dict[str, Callable[[_Trial, Holder, Command], None]] = {
     "stop guardian, kill it": _Trial.stop_guardian,
     "stop guardian, kill both": _Trial.stop_guardian,
     "journal full": _Trial.fill_journal,
+    "journal refuses": _Trial.refuse_writes,
     "cut now": _Trial.cut_now,
     "withhold 1 s": _Trial.withhold,
     "withhold 8 s": _Trial.withhold,

@@ -96,8 +96,7 @@ class Lab:
         if small_state:
             where = ("-o", f"size={_STATE_BYTES},mode=700", "tmpfs", str(self.state))
             subprocess.run(["mount", "-t", "tmpfs", *where], check=True)
-        os.environ["XDG_STATE_HOME"] = str(self.state)
-        os.environ["XDG_RUNTIME_DIR"] = str(self.runtime)
+        self.enter()
         self.runtime.chmod(0o700)
         binary = root / "qemu"
         binary.write_text(_WRAPPER % {"watch": WATCH_SOCKET, "root": root})
@@ -117,6 +116,11 @@ class Lab:
         """A lab in a new folder with a short path."""
         root = Path(tempfile.mkdtemp(prefix="vf-faults-", dir=tempfile.gettempdir()))
         return cls(root, disk=disk, small_state=small_state)
+
+    def enter(self) -> None:
+        """Have this process, and all that it starts, use these folders."""
+        os.environ["XDG_STATE_HOME"] = str(self.state)
+        os.environ["XDG_RUNTIME_DIR"] = str(self.runtime)
 
     @property
     def journal(self) -> Path:

@@ -13,15 +13,20 @@ _CHUNK = 65536
 class Proxy:
     """Carries one connection from the socket `at` to the socket `to`.
 
-    `cut_at` is the byte of the stream before which both connections are closed. `withheld` keeps
-    what the destination says from the source. Both may be set at any time. The source is not told
+    `cut_at` is the byte of the stream before which both connections are closed, `stall_at` the one
+    at which it stops until `go_on`. `withhold` keeps what the destination says from the source. The
+    source is not told
     of a destination that has died, as where a whole host is gone.
     """
 
-    def __init__(self, at: Path, to: Path) -> None:
+    def __init__(self, at: Path, to: Path, *, deaf: bool = False) -> None:
+        self._deaf = deaf
         self.forwarded = 0
         self.cut_at: int | None = None
+        self.stall_at: int | None = None
         self.was_cut = threading.Event()
+        self.was_stalled = threading.Event()
+        self._goes_on = threading.Event()
         self._flowing = threading.Event()
         self._flowing.set()
         self._at, self._to = at, to
@@ -38,10 +43,16 @@ class Proxy:
     def let_go(self) -> None:
         self._flowing.set()
 
+    def go_on(self) -> None:
+        """End a stall, and have no other."""
+        self.stall_at = None
+        self._goes_on.set()
+
     def cut(self) -> None:
         """Close both connections now; what is on its way is lost."""
         self.was_cut.set()
         self._flowing.set()
+        self.go_on()
         for end in self._ends:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -82,9 +93,15 @@ class Proxy:
                     self.forwarded += len(data)
                     self.cut()
                     return
+                if self.stall_at is not None and self.forwarded + len(data) > self.stall_at:
+                    self.was_stalled.set()
+                    self._goes_on.wait()
                 destination.sendall(data)
                 self.forwarded += len(data)
             destination.shutdown(socket.SHUT_WR)
+            return
+        if not self._deaf:
+            self.cut()
 
     def _pump_back(self, destination: socket.socket, source: socket.socket) -> None:
         with contextlib.suppress(OSError):

@@ -40,6 +40,7 @@ class Eye:
     gone_at: float | None = None
     buffer: bytes = b""
     waiting: int = 0
+    asked_at: float = 0.0
     changed_at: float = 0.0
     cpu: tuple[float, int] | None = None
     status_tick: dict[str, str] = field(default_factory=dict)
@@ -47,6 +48,11 @@ class Eye:
     @property
     def runs(self) -> bool:
         return len(self.began) > len(self.ended)
+
+    @property
+    def silent_seconds(self) -> float:
+        """For how long it has owed an answer."""
+        return time.monotonic() - self.asked_at if self.waiting else 0.0
 
     def intervals(self, now: float) -> list[tuple[float, float]]:
         ends = self.ended + [now] * (len(self.began) - len(self.ended))
@@ -165,6 +171,7 @@ class Watch:
             if eye.gone_at is not None:
                 continue
             if eye.waiting == 0:
+                eye.asked_at = time.monotonic()
                 self._send(eye, "query-status", "status")
                 self._send(eye, "query-migrate", "migrate")
             self._check_cpu(eye)

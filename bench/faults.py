@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import signal
 import sys
 import time
 import traceback
@@ -134,6 +135,9 @@ def main() -> None:
     if options.list:
         sys.stdout.write("".join(f"{case.id}\n" for case in chosen))
         return
+    # However it is told to end, it stops its VM first.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(130))
     results = Results(options.out)
     run(results, chosen)
     sys.stdout.write(report(results.rows()) + "\n")

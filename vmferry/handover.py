@@ -113,12 +113,16 @@ def next_move(facts: Facts, goal: Goal) -> Move | Settled:
 
 
 def why_back(facts: Facts) -> str:
-    """Why a move that was on its way forward turns back: for GIVE_UP_WAITING."""
+    """Why a move that was on its way forward turns back."""
     source, destination = facts.source, facts.destination
     if destination.dead:
         return "the destination ended before the VM was handed over"
     if destination.migration == "failed":
         return "the destination could not load the VM"
+    if source.dead:
+        return "the source ended before the VM was handed over"
+    if not source.answers:
+        return "the source does not answer"
     if not facts.waited_out:
         return f"the source's migration ended as {source.migration or 'unknown'}"
     if not facts.blind and not destination.answers:
@@ -246,11 +250,17 @@ def _started_by_somebody_else(which: Literal["source", "destination"]) -> Settle
 def _silent(which: Literal["source", "destination"], facts: Facts) -> Move | Settled:
     if not facts.waited_out:
         return Move.WAIT
-    if which == "source" and facts.step is Step.BEGUN and not _gone(facts):
-        # The VM is at the source. Without its other end the migration cannot go on.
+    if which == "source" and not _gone(facts) and (facts.step is Step.BEGUN or _lacks_vm(facts)):
+        # The VM is at the source. Without its other end the migration cannot go on: a source that
+        # sends into a stalled connection is silent until that breaks, and then runs on by itself.
         return Move.DESTROY_DESTINATION
     place: Place = "source" if facts.step is Step.BEGUN else "unknown"
     return Settled(place, f"the {which} does not answer", final=False)
+
+
+def _lacks_vm(facts: Facts) -> bool:
+    """Whether the destination itself says that it has not loaded the VM."""
+    return facts.destination.answers and not facts.destination.loaded
 
 
 def _gone(facts: Facts) -> bool:

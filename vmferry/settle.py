@@ -26,6 +26,8 @@ CANCEL_SECONDS = 2.0
 POLL_SECONDS = 0.02
 # How often one move is tried before the side counts as stuck.
 _TRIES = 5
+# With one of these a move that was on its way forward is on its way back.
+_TURNS_BACK = frozenset({Move.DESTROY_DESTINATION, Move.RESUME_SOURCE, Move.RECORD_UNDONE})
 # A side takes these and carries them out a little later; the table says when it was too long.
 _ASKED_UNTIL_SEEN = frozenset({Move.CANCEL, Move.PROCEED})
 
@@ -116,6 +118,8 @@ async def settle(
                 return _stuck(move, facts, failure)
             goal, because = Goal.BACK, f"the source does not switch over: {failure}"
             continue
+        if move in _TURNS_BACK and goal is Goal.FORWARD and not because:
+            because = why_back(facts)
         if before is not None:
             await before(move)
         try:
