@@ -164,7 +164,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
             "libvirt:qemu+ssh://host/system",
             "exec:cat >/dev/null",
             "fd:3",
-            "file:/tmp/web",
+            "file:/srv/web",
             "--json",
         )
     ),

@@ -25,9 +25,12 @@ async def recover_run(journal: Journal, run: Run, clock: Clock) -> Outcome:
 
     Raises RefusedError while its guardian still lives, JournalError.
     """
-    parties = Parties.from_json(run.parties)
     with MoveLock.acquire(run.vm, "recover"):
         run = journal.run(run.id)
+        if run.settled and run.outcome is not None:
+            # Its guardian, or somebody else who recovers, was only just done with it.
+            return Outcome.from_json(run.outcome)
+        parties = Parties.from_json(run.parties)
         source = parties.source.side(recovering=True)
         destination = (
             None if parties.destination.blind else parties.destination.side(recovering=True)

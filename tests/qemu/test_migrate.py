@@ -216,12 +216,15 @@ def test_the_classic_profile(busy: Home) -> None:
 
 
 def test_of_two_moves_at_once_one_wins(home: Home) -> None:
-    words = ("migrate", "web", "--to", "local", "--bandwidth", "16MiB/s")
+    words = ("migrate", "web", "--to", "local", "--bandwidth", "16MiB/s", "--json")
     moves = [home.start(*words) for _ in range(2)]
     ends = sorted((move.communicate(), move.returncode) for move in moves)
     loser = next(said for said, status in ends if status != 0)
     assert sorted(status for _, status in ends) == [0, 3], ends
     assert "'web' is busy: migrate by process " in loser[1]
+    (refused,) = lines_of(loser[0])
+    assert (refused["event"], refused["status"]) == ("outcome", "refused")
+    assert "is busy" in refused["why"]
     assert "Traceback" not in loser[1]
 
 

@@ -15,9 +15,10 @@ from vmferry.units import GIB, KIB, MIB
 
 if TYPE_CHECKING:
     from vmferry.cli.display import Display
-    from vmferry.errors import VmferryError
+    from vmferry.errors import RefusedError, VmferryError
     from vmferry.move.run import Request
     from vmferry.precopy.convergence import Estimate
+    from vmferry.precopy.outcome import Outcome
     from vmferry.precopy.progress import Progress, Stage
 
 EXIT_STATUS = {
@@ -97,6 +98,8 @@ def migrate(
 ) -> int:
     """Move a running VM. It goes on at the source unless the move succeeds."""
     from vmferry.cli.display import make_display
+    from vmferry.cli.output import Output
+    from vmferry.errors import RefusedError
     from vmferry.move.run import Request
     from vmferry.policy.base import Limits
 
@@ -118,7 +121,11 @@ def migrate(
         pin_apart=pin_migration is Pinning.AUTO,
         verify=verify,
     )
-    outcome = carry_out(request, make_display(as_json=json), trace=trace).outcome
+    try:
+        outcome = carry_out(request, make_display(as_json=json), trace=trace).outcome
+    except RefusedError as error:
+        Output(as_json=json).record(_refused(request, error).to_json())
+        raise
     if outcome["vm_runs_at"] in ("nowhere", "unknown"):
         return NOWHERE
     return EXIT_STATUS[outcome["status"]]
@@ -185,13 +192,40 @@ def _show(line: Mapping[str, Any], progress: Progress, display: Display) -> None
     display.update(progress.snapshot())
 
 
+def _refused(request: Request, error: RefusedError) -> Outcome:
+    """The outcome of a move that was not begun; it is no run."""
+    from vmferry.precopy.outcome import Outcome
+
+    return Outcome(
+        run="",
+        vm=request.vm,
+        status="refused",
+        vm_runs_at="source",
+        policy=request.policy,
+        total_ms=0.0,
+        downtime_ms=None,
+        bytes=0,
+        resent_bytes=0,
+        passes=(),
+        guest=None,
+        cost=None,
+        why=error.message,
+    )
+
+
 def _refusal(line: Mapping[str, Any]) -> VmferryError:
-    from vmferry.errors import VmferryError
+    """The guardian's error, of the class that has its exit status."""
+    from vmferry.errors import NeedsRecoveryError, RefusedError, UsageError, VmferryError
 
-    class Refusal(VmferryError):
-        exit_status = int(line["exit_status"])
+    status = int(line["exit_status"])
+    for kind in (UsageError, RefusedError, NeedsRecoveryError):
+        if kind.exit_status == status:
+            return kind(str(line["error"]), hint=line["hint"])
 
-    return Refusal(str(line["error"]), hint=line["hint"])
+    class Other(VmferryError):
+        exit_status = status
+
+    return Other(str(line["error"]), hint=line["hint"])
 
 
 def settle_earlier(key: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -88,3 +89,22 @@ class Outcome:
     def to_json(self) -> dict[str, Any]:
         """`{"event": "outcome", "format": 1, …}`."""
         return {"event": "outcome", "format": 1, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Outcome:
+        """The outcome that `to_json` wrote; keys of a later version are passed over."""
+        values = _known(cls, data)
+        values["passes"] = tuple(
+            PassRecord(**{**_known(PassRecord, one), "estimated": tuple(one["estimated"])})
+            for one in data["passes"]
+        )
+        if data["guest"] is not None:
+            values["guest"] = GuestRecord(**_known(GuestRecord, data["guest"]))
+        if data["cost"] is not None:
+            values["cost"] = CostRecord(**_known(CostRecord, data["cost"]))
+        return cls(**values)
+
+
+def _known(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: value for name, value in data.items() if name in names}

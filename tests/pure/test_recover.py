@@ -1,0 +1,37 @@
+"""Recovering what somebody else has just settled leaves their account of it alone."""
+
+from __future__ import annotations
+
+from vmferry.handover import Step
+from vmferry.journal import Journal
+from vmferry.move.parties import Parties, Party
+from vmferry.precopy.outcome import Outcome
+from vmferry.recover import recover_run
+from vmferry.settle import WallClock
+
+MOVED = Outcome(
+    run="1",
+    vm="web",
+    status="completed",
+    vm_runs_at="destination",
+    policy="fixed",
+    total_ms=1500.0,
+    downtime_ms=20,
+    bytes=1 << 20,
+    resent_bytes=0,
+    passes=(),
+    guest=None,
+    cost=None,
+    why="",
+)
+
+
+async def test_a_run_that_was_settled_meanwhile_keeps_its_outcome() -> None:
+    parties = Parties("web", "", Party(instance="/nonexistent/a"), Party(instance="/nonexistent/b"))
+    with Journal.open() as journal:
+        run = journal.begin("web", "fixed", {}, parties.to_json())
+        (seen,) = journal.unsettled()
+        journal.record(run, Step.DONE)
+        journal.finish(run, MOVED.to_json())
+        assert await recover_run(journal, seen, WallClock()) == MOVED
+        assert journal.run(run).outcome == MOVED.to_json() | {"passes": []}
