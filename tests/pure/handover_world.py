@@ -54,6 +54,7 @@ class Setting:
     loads: bool = True  # the destination can load what it is sent
     writes: bool = True  # a running guest writes to its disk
     at_switchover: bool = True  # the source stands in pre-switchover; else its passes still run
+    converges: bool = True  # its passes come to an end
 
 
 class SettlerKilled(BaseException):
@@ -219,8 +220,9 @@ class Qemu:
             return
         match self.migration:
             case "active":
-                self.migration = self.migration if destination.alive else "failed"
-                if destination.alive:
+                if not destination.alive:
+                    self.migration = "failed"
+                elif self._world.setting.converges:
                     self.pause()
             case "pre-switchover" if self._continues:
                 self.migration = "device"

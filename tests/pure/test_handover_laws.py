@@ -72,6 +72,15 @@ async def test_each_fault_at_each_await(fault: Fault, goal: Goal) -> None:
         check_end(world, settled)
 
 
+@pytest.mark.parametrize("fault", Fault)
+async def test_undoing_passes_that_would_go_on_for_ever(fault: Fault) -> None:
+    setting = Setting(at_switchover=False, converges=False)
+    for moment in range(LONGEST):
+        world, settled = await live_through(setting, Goal.BACK, [(moment, fault)])
+        check_end(world, settled)
+        assert Step.INTENT not in world.rows
+
+
 @pytest.mark.parametrize("second", Fault)
 @pytest.mark.parametrize(
     "first",
