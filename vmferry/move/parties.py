@@ -137,15 +137,22 @@ async def writable_disks(side: QemuSide) -> tuple[str, ...]:
     )
 
 
-def pass_name(parties: Parties) -> None:
-    """Give the VM's name to the destination, in one step, or forget it where it has left us."""
+def pass_name(parties: Parties) -> str | None:
+    """Give the VM's name to the destination, in one step, or forget it where it has left us.
+
+    Returns what is in the way (a full disk), in words; `recover` tries again.
+    """
     if not parties.source.ours:
-        return
+        return None
     vm = Vm(parties.vm)
-    if parties.destination.instance is not None:
-        vm.set_current(Path(parties.destination.instance))
-    else:
-        vm.remove()
+    try:
+        if parties.destination.instance is not None:
+            vm.set_current(Path(parties.destination.instance))
+        else:
+            vm.remove()
+    except OSError as error:
+        return f"the name '{parties.vm}' could not be passed on: {error.strerror}"
+    return None
 
 
 async def tidy(
@@ -153,13 +160,14 @@ async def tidy(
 ) -> tuple[Settled, list[str]]:
     """Leave nothing behind; returns what could not be tidied, in words.
 
-    Where settings could not be put back, the end is not final: `recover` does it.
+    Where that matters (the name, settings), the end is not final: `recover` does it.
     """
     problems: list[str] = []
     restored = True
     if settled.place == "destination":
-        pass_name(parties)
-        restored = await _tidy_destination(parties, destination, problems)
+        problem = pass_name(parties)
+        restored = await _tidy_destination(parties, destination, problems) and problem is None
+        problems += [problem] if problem is not None else []
         _remove_dead(parties.source)
     elif settled.place == "source":
         restored = await _restore(source, parties.source, problems)
