@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import re
 import resource
 import signal
 import time
@@ -24,7 +25,8 @@ from vmferry.journal import Journal
 
 END_SECONDS = 90.0
 MOST_MS_WITHOUT_VM = 2000.0
-AT_A_BYTE = frozenset({"cut", "stall 1 s", "stall 8 s"})
+AT_A_BYTE = frozenset({"cut", "stall"})
+_LASTS = re.compile(r" (\d+) s$")
 KILLS_COMMAND = frozenset({"kill command", "kill both", "stop guardian, kill both"})
 
 
@@ -38,6 +40,17 @@ class Case:
     proxy: bool = False
     small_state: bool = False
     number: int = 0
+
+    @property
+    def kind(self) -> str:
+        """The fault without how long it lasts."""
+        return _LASTS.sub("", self.fault)
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts, for those that end."""
+        lasts = _LASTS.search(self.fault)
+        return float(lasts[1]) if lasts is not None else 0.0
 
     @property
     def id(self) -> str:
@@ -99,7 +112,7 @@ class _Trial:
         self.command = Command(self.lab, *self._arguments())
         self.holder = Holder(self.lab, self.watch, self.command, self.place.process)
         self.holder.arm(self.case.stage)
-        if self.case.fault in AT_A_BYTE and self.proxy is not None:
+        if self.case.kind in AT_A_BYTE and self.proxy is not None:
             self._at_a_byte(self.holder, self.proxy)
         elif self.case.stage not in ("start", "before the move"):
             try:
@@ -165,11 +178,11 @@ class _Trial:
         self.landed.update(holder.landed())
         self.landed["byte"] = proxy.forwarded
         if self.reached and not cut:
-            time.sleep(8.0 if "8 s" in self.case.fault else 1.0)
+            time.sleep(self.case.seconds)
             proxy.go_on()
 
     def _hurt(self, holder: Holder, command: Command) -> None:
-        HURTS[self.case.fault](self, holder, command)
+        HURTS[self.case.kind](self, holder, command)
         time.sleep(self.chance.uniform(0.0, 0.25))
 
     def _guardian(self, command: Command) -> ProcessId | None:
@@ -219,7 +232,7 @@ class _Trial:
         holder.journal.leave()
         for other in others:
             thaw(other)
-        time.sleep(8.0 if "8 s" in self.case.fault else 1.0)
+        time.sleep(self.case.seconds)
         thaw(process)
 
     def stop_guardian(self, holder: Holder, command: Command) -> None:
@@ -246,7 +259,7 @@ class _Trial:
             self.proxy.cut()
 
     def withhold(self, _holder: Holder, _command: Command) -> None:
-        time.sleep(8.0 if "8 s" in self.case.fault else 1.0)
+        time.sleep(self.case.seconds)
         if self.proxy is not None:
             self.proxy.let_go()
 
@@ -462,17 +475,14 @@ HURTS: dict[str, Callable[[_Trial, Holder, Command], None]] = {
     "kill both": _Trial.kill_both,
     "kill destination": _Trial.kill_destination,
     "kill source": _Trial.kill_source,
-    "stop destination 1 s": _Trial.stop_destination,
-    "stop destination 8 s": _Trial.stop_destination,
-    "stop source 1 s": _Trial.stop_source,
-    "stop source 8 s": _Trial.stop_source,
+    "stop destination": _Trial.stop_destination,
+    "stop source": _Trial.stop_source,
     "stop guardian, kill it": _Trial.stop_guardian,
     "stop guardian, kill both": _Trial.stop_guardian,
     "journal full": _Trial.fill_journal,
     "journal refuses": _Trial.refuse_writes,
     "cut now": _Trial.cut_now,
-    "withhold 1 s": _Trial.withhold,
-    "withhold 8 s": _Trial.withhold,
+    "withhold": _Trial.withhold,
 }
 
 _OTHER_SIZE: Changes = (("131080k", "147464k"), (str(131080 << 10), str(147464 << 10)))

@@ -108,7 +108,7 @@ async def settle(
         if isinstance(move, Settled):
             return _told(move, because)
         if move is Move.GIVE_UP_WAITING:
-            goal, because = Goal.BACK, why_back(facts)
+            goal, because = Goal.BACK, because or why_back(facts)
             continue
         if move is Move.WAIT:
             await clock.wait(POLL_SECONDS)

@@ -81,7 +81,7 @@ def test_a_destination_that_dies_in_the_switchover_leaves_the_vm_at_the_source(l
     assert "the destination ended" in row["why"]
 
 
-@pytest.mark.parametrize("fault", ["cut now", "withhold 8 s"])
+@pytest.mark.parametrize("fault", ["cut now", "withhold 6 s"])
 def test_a_source_that_is_not_told_goes_on_with_its_disks(lab: Lab, fault: str) -> None:
     row = hurt(lab, fault, UNTOLD, proxy=True)
     assert row["landed"]["destination"].endswith("completed")
@@ -102,11 +102,6 @@ def test_a_mismatched_destination_is_told_in_qemus_words(lab: Lab) -> None:
     assert "Size mismatch: pc.ram" in row["why"]
 
 
-def test_a_destination_that_cannot_start_is_told_in_qemus_words(lab: Lab) -> None:
-    row = hurt(lab, "no such device", "start")
-    assert "'no-such-device' is not a valid device model name" in row["why"]
-
-
 def test_a_dead_destination_ends_the_move_though_the_source_still_sends(lab: Lab) -> None:
     row = hurt(lab, "far: other RAM size", "start", proxy=True)
     assert (row["exit"], row["vm_runs_at"]) == (5, "source")
@@ -120,7 +115,7 @@ def test_a_connection_that_stalls_in_the_switchover_brings_the_vm_back(lab: Lab)
 
 
 def test_settings_that_a_silent_destination_kept_are_put_back_by_recover(lab: Lab) -> None:
-    row = hurt(lab, "stop destination 8 s", "done")
+    row = hurt(lab, "stop destination 5 s", "done")
     assert (row["exit"], row["status"]) == (6, "needs-recovery")
     assert "settings could not be put back" in row["why"]
     assert (row["recover"]["exit"], row["recover"]["vm_runs_at"]) == (0, "destination")
