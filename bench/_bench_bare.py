@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.25
 
 
 class PlainQmp:

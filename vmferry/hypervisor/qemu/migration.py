@@ -26,7 +26,7 @@ from vmferry.policy.base import (
 )
 from vmferry.precopy.sample import Event, Sample
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.25
 # A few in a row before the source counts as mute; a policy's deadline does not wait for it.
 _QUERY_SECONDS = 5.0
 
