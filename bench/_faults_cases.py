@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from bench._faults_case import BROKEN, FAR_MISMATCHES, Case
 from bench._faults_hold import STAGE_3, STAGES
-from bench._faults_inject import BROKEN, FAR_MISMATCHES, Case
 
 UNTOLD = "loaded, source not told"
 UNHELD = "stage 3, not held"

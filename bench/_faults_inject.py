@@ -1,69 +1,26 @@
-"""Injects one fault into one move and judges what became of the VM: one row."""
+"""Injects one fault into one move, waits for its end and has it judged: one row."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import random
-import re
 import resource
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from bench._faults_case import BROKEN, FAR_MISMATCHES, Case
 from bench._faults_hold import Holder, NotReached
-from bench._faults_lab import VM, Changes, Command, Lab, Place, freeze, read_settings, thaw
+from bench._faults_judge import Judge, Story
+from bench._faults_lab import Command, Lab, Place, freeze, thaw
 from bench._faults_proxy import Proxy
 from bench._faults_watch import Eye, Watch
-from tests import leftovers
-from vmferry.errors import VmferryError
 from vmferry.host.process import ProcessId
-from vmferry.hypervisor.qemu.instance import load_instance
-from vmferry.journal import Journal
 
 END_SECONDS = 90.0
-MOST_MS_WITHOUT_VM = 2000.0
 AT_A_BYTE = frozenset({"cut", "stall"})
-_LASTS = re.compile(r" (\d+) s$")
 KILLS_COMMAND = frozenset({"kill command", "kill both", "stop guardian, kill both"})
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One fault to inject: `fault` at `stage`; `number` tells repetitions apart."""
-
-    fault: str
-    stage: str
-    disk: bool = False
-    proxy: bool = False
-    small_state: bool = False
-    number: int = 0
-
-    @property
-    def kind(self) -> str:
-        """The fault without how long it lasts."""
-        return _LASTS.sub("", self.fault)
-
-    @property
-    def seconds(self) -> float:
-        """How long it lasts, for those that end."""
-        lasts = _LASTS.search(self.fault)
-        return float(lasts[1]) if lasts is not None else 0.0
-
-    @property
-    def id(self) -> str:
-        where = "+".join(
-            word
-            for word, is_so in (
-                ("disk", self.disk),
-                ("proxy", self.proxy),
-                ("small-state", self.small_state),
-            )
-            if is_so
-        )
-        return f"{self.fault} | {self.stage} | {where or 'plain'} | {self.number}"
 
 
 def inject(lab: Lab, case: Case, seed: int) -> dict[str, Any]:
@@ -75,13 +32,14 @@ def inject(lab: Lab, case: Case, seed: int) -> dict[str, Any]:
     watch.start()
     watch.wait(lambda: watch.eye(place.process.pid) is not None, 5.0)
     trial = _Trial(lab, case, place, watch, chance)
+    judge = Judge(lab, case, place, watch, trial.story)
     try:
         trial.carry_out()
-        row = trial.judge()
+        row = judge.judge()
     finally:
         watch.stop()
         trial.close()
-    trial.after_watching(row)
+    judge.after_watching(row)
     row["seed"] = seed
     row["seconds"] = round(time.monotonic() - began, 1)
     return row
@@ -92,19 +50,10 @@ class _Trial:
         self, lab: Lab, case: Case, place: Place, watch: Watch, chance: random.Random
     ) -> None:
         self.lab, self.case, self.place, self.watch, self.chance = lab, case, place, watch, chance
-        self.violations: list[str] = []
+        self.story = Story()
         self.proxy: Proxy | None = None
         self.command: Command | None = None
         self.holder: Holder | None = None
-        self.landed: dict[str, Any] = {}
-        self.reached = True
-        self.hurt_at = time.time()
-        self.exit: int | None = None
-        self.outcome: dict[str, Any] = {}
-        self.recovered: dict[str, Any] | None = None
-        self.survivors: list[Eye] = []
-
-    # -- the fault -------------------------------------------------------------------------
 
     def carry_out(self) -> None:
         if self.case.small_state and self.case.stage == "before the move":
@@ -118,11 +67,11 @@ class _Trial:
             try:
                 self.holder.reach(self.case.stage, self.chance)
             except NotReached as reason:
-                self.reached = False
-                self.landed["not reached"] = str(reason)
-            self.landed.update(self.holder.landed())
-            self.hurt_at = time.time()
-            if self.reached:
+                self.story.reached = False
+                self.story.landed["not reached"] = str(reason)
+            self.story.landed.update(self.holder.landed())
+            self.story.hurt_at = time.time()
+            if self.story.reached:
                 self._hurt(self.holder, self.command)
         self.holder.release()
         if self.case.fault == "kill command" and self.proxy is not None:
@@ -166,18 +115,18 @@ class _Trial:
                 armed(eye, name, data)
 
             self.watch.heard = heard
-            self.landed["stage 3 byte"] = after
+            self.story.landed["stage 3 byte"] = after
         else:
             set_byte(
                 self.chance.randrange(1, 200_000 if self.case.stage == "setup" else 70_000_000)
             )
         ended = holder.command.process
         self.watch.wait(lambda: happened.is_set() or ended.poll() is not None, END_SECONDS)
-        self.reached = happened.is_set()
-        self.hurt_at = time.time()
-        self.landed.update(holder.landed())
-        self.landed["byte"] = proxy.forwarded
-        if self.reached and not cut:
+        self.story.reached = happened.is_set()
+        self.story.hurt_at = time.time()
+        self.story.landed.update(holder.landed())
+        self.story.landed["byte"] = proxy.forwarded
+        if self.story.reached and not cut:
             time.sleep(self.case.seconds)
             proxy.go_on()
 
@@ -263,192 +212,44 @@ class _Trial:
         if self.proxy is not None:
             self.proxy.let_go()
 
-    # -- the end ---------------------------------------------------------------------------
-
     def _settle(self, command: Command) -> None:
         """Wait for the end; where the command is dead or gave up, have `recover` settle."""
-        self.exit = command.wait(END_SECONDS)
-        if self.exit is None:
-            self.violations.append("the command does not end")
+        self.story.exit = command.wait(END_SECONDS)
+        if self.story.exit is None:
+            self.story.violations.append("the command does not end")
             command.signal(signal.SIGKILL)
         if command.guardian is not None and not command.guardian.wait_dead(END_SECONDS):
-            self.violations.append("the guardian does not end")
+            self.story.violations.append("the guardian does not end")
             command.guardian.kill()
-        self.outcome = next(
+        self.story.outcome = next(
             (line for line in reversed(command.said()) if line.get("event") == "outcome"), {}
         )
         self.lab.make_room()
         self.lab.mend_destination()
         if self.proxy is not None and self.case.stage == "loaded, source not told":
             self.proxy.let_go()
-        if self.case.fault in KILLS_COMMAND or self.exit == 6:
+        said = self.story.complained = command.complained()
+        if (
+            self.case.fault in KILLS_COMMAND
+            or self.story.exit == 6
+            or "could not be recorded" in said
+        ):
             self._recover()
-        if "Traceback" in command.complained():
-            self.violations.append(f"a traceback: {command.complained()[-600:]}")
+        if "Traceback" in said:
+            self.story.violations.append(f"a traceback: {said[-600:]}")
 
     def _recover(self) -> None:
         done = self.lab.run("recover", "--json")
         lines = [json.loads(line) for line in done.stdout.splitlines()]
         last = lines[-1] if lines else {}
-        self.recovered = {
+        self.story.recovered = {
             "exit": done.returncode,
             "status": last.get("status"),
             "vm_runs_at": last.get("vm_runs_at"),
             "why": last.get("why"),
         }
         if done.returncode not in (0, 6) or "Traceback" in done.stderr:
-            self.violations.append(f"recover: {done.returncode} {done.stderr[-400:]}")
-
-    def judge(self) -> dict[str, Any]:
-        self.watch.wait(self._calm, 2.0)
-        self.survivors = [eye for eye in self.watch.eyes.values() if eye.gone_at is None]
-        self.violations += self.watch.violations
-        overlap = self.watch.overlap_ms()
-        gap = self.watch.longest_gap_ms(self.hurt_at)
-        lost = not any(eye.runstate == "running" for eye in self.survivors)
-        if overlap > 0:
-            self.violations.append(f"two ran at once for {overlap} ms")
-        if self.case.fault == "kill command" and not lost and gap > MOST_MS_WITHOUT_VM:
-            self.violations.append(f"none ran for {gap} ms after the command's death")
-        if lost:
-            self._judge_lost()
-        elif len(self.survivors) != 1:
-            said = [f"{eye.runstate}/{eye.migration}" for eye in self.survivors]
-            self.violations.append(f"{len(self.survivors)} QEMUs are left: {said}")
-        complained = self.command.complained() if self.command is not None else ""
-        if self.case.stage == "start":
-            self._judge_refusal(f"{self.outcome.get('why')} {complained}")
-        return {
-            "format": 1,
-            "case": self.case.id,
-            **{f.name: getattr(self.case, f.name) for f in dataclasses.fields(self.case)},
-            "reached": self.reached,
-            "landed": self.landed,
-            "exit": self.exit,
-            "status": self.outcome.get("status"),
-            "vm_runs_at": self.outcome.get("vm_runs_at"),
-            "why": self.outcome.get("why"),
-            "complained": complained[-500:],
-            "recover": self.recovered,
-            "lost": lost,
-            "none_ran_ms": gap,
-            "both_ran_ms": overlap,
-            "samples": self.watch.samples,
-            "violations": self.violations,
-        }
-
-    def _calm(self) -> bool:
-        alive = [eye for eye in self.watch.eyes.values() if eye.gone_at is None]
-        return sum(eye.runstate == "running" for eye in alive) == len(alive) == 1
-
-    def _told(self) -> dict[str, Any]:
-        """The last that vmferry said of the VM: `recover`, where there was something to recover."""
-        settled = self.recovered is not None and self.recovered["status"] is not None
-        return (self.recovered if settled else self.outcome) or {}
-
-    def _judge_lost(self) -> None:
-        """The VM may only be lost where the fault took the one QEMU that had it."""
-        fault, step = self.case.fault, self.landed.get("step")
-        told = self._told()
-        place = told.get("vm_runs_at")
-        if fault == "kill source" and step in (None, "begun", "intent"):
-            if place not in ("nowhere", None) or (place is None and self.exit == 0):
-                self.violations.append(f"the VM is gone, and vmferry says '{place}'")
-        elif fault == "kill destination" and step in ("source-dead", "done"):
-            if place not in ("nowhere", "unknown"):
-                self.violations.append(f"the VM is gone, and vmferry says '{place}'")
-        else:
-            self.violations.append("the VM runs nowhere")
-
-    def _judge_refusal(self, said: str) -> None:
-        """A destination that is none: the command fails, and QEMU's own words are told."""
-        if self.exit not in (2, 3, 5):
-            self.violations.append(f"exit status {self.exit} with a destination that is none")
-        if self.case.fault in BROKEN and "qemu-system" not in said:
-            self.violations.append(f"QEMU's own words are missing: {said}")
-
-    def after_watching(self, row: dict[str, Any]) -> None:
-        """What takes the watcher's end: pages, settings, names, what is left behind."""
-        row["verified"] = None
-        if row["lost"]:
-            self.lab.stop_vm()
-        else:
-            self._check_survivor(row)
-        self._check_leftovers()
-        self._check_journal(row)
-        if self.lab.place is not None and self.lab.place.address != VM:
-            self.lab.stop_vm()
-        if self.violations:
-            self.lab.stop_vm()
-
-    def _check_survivor(self, row: dict[str, Any]) -> None:
-        running = next(eye for eye in self.survivors if eye.runstate == "running")
-        instance = load_instance(running.folder)
-        at_source = running.pid == self.place.process.pid
-        told = self._told().get("vm_runs_at")
-        if told is not None and told != ("source" if at_source else "destination"):
-            self.violations.append(f"vmferry says '{told}', which is wrong")
-        if at_source:
-            place = self.place
-        elif instance is not None:
-            place = Place(VM, instance.process, instance.files)
-        else:
-            files = dataclasses.replace(self.place.files, folder=running.folder)
-            place = Place(f"qmp:{files.control_socket}", ProcessId.of(running.pid), files)
-        self.lab.place = place
-        try:
-            checked = self.lab.verify()
-            row["verified"] = {
-                "ok": checked.ok,
-                "pages": checked.pages,
-                "disk_blocks": checked.disk_blocks,
-            }
-            if not checked.ok:
-                bad = ", ".join(str(one) for one in checked.bad[:3])
-                self.violations.append(f"{checked.faults} pages or blocks are wrong: {bad}")
-            if self.case.disk and not checked.disk_blocks:
-                self.violations.append("no disk block was written")
-        except VmferryError as error:
-            self.violations.append(f"cannot be verified: {error.message}")
-        try:
-            now = read_settings(place.files.control_socket)
-            if now != self.lab.settings:
-                self.violations.append(f"migration settings: {_difference(self.lab.settings, now)}")
-        except (RuntimeError, OSError) as error:
-            self.violations.append(f"settings cannot be read: {error}")
-        listed = self.lab.run("ls", "--json")
-        rows = [json.loads(line) for line in listed.stdout.splitlines()]
-        named = place.address == VM
-        seen = [(one["name"], one["state"], one["pid"], one["busy"]) for one in rows]
-        expected = [(VM, "running", place.process.pid, None)] if named else []
-        if seen != expected:
-            self.violations.append(f"ls says {seen} {listed.stderr}, not {expected}")
-
-    def _check_leftovers(self) -> None:
-        place = self.lab.place
-        keep = place.process.pid if place is not None else None
-        self.lab.reap()
-        left = [one for one in leftovers.processes(self.lab.runtime) if one.process.pid != keep]
-        self.violations += [f"left behind: {one}" for one in left]
-        for one in left:
-            one.process.kill()
-        own = str(place.files.folder.name) if place is not None else " "
-        files = leftovers.files(self.lab.runtime)
-        stray = [name for name in files if f"instances/{own}/" not in f"{name}/"]
-        if place is not None:
-            stray += [name for name in files if name.endswith("migration.sock")]
-        locks = self.lab.state / "vmferry" / "locks"
-        stray += [path.name for path in locks.glob("*") if path.name != "guard"]
-        stray += [path.name for path in (self.lab.state / "vmferry").glob("bug-*")]
-        stray += [str(path) for path in (self.lab.state / "vmferry").rglob(".*") if path.exists()]
-        self.violations += [f"left behind: {name}" for name in stray]
-
-    def _check_journal(self, row: dict[str, Any]) -> None:
-        with Journal.open() as journal:
-            left = journal.unsettled()
-        honest = row["lost"] and self._told().get("vm_runs_at") == "unknown"
-        if left and not honest:
-            self.violations.append(f"unsettled runs: {[run.id for run in left]}")
+            self.story.violations.append(f"recover: {done.returncode} {done.stderr[-400:]}")
 
     def close(self) -> None:
         if self.holder is not None:
@@ -457,15 +258,6 @@ class _Trial:
             self.command.close()
         if self.proxy is not None:
             self.proxy.close()
-
-
-def _difference(before: Any, now: Any) -> dict[str, Any]:
-    return {
-        key: (before[part].get(key), now[part].get(key))
-        for part in before
-        for key in before[part] | now[part]
-        if before[part].get(key) != now[part].get(key)
-    }
 
 
 HURTS: dict[str, Callable[[_Trial, Holder, Command], None]] = {
@@ -483,23 +275,4 @@ HURTS: dict[str, Callable[[_Trial, Holder, Command], None]] = {
     "journal refuses": _Trial.refuse_writes,
     "cut now": _Trial.cut_now,
     "withhold": _Trial.withhold,
-}
-
-_OTHER_SIZE: Changes = (("131080k", "147464k"), (str(131080 << 10), str(147464 << 10)))
-
-# A destination that vmferry starts: what to replace in its command line, and words to add.
-BROKEN: dict[str, tuple[Changes, tuple[str, ...]]] = {
-    "no such device": ((), ("-device", "no-such-device")),
-    "no huge pages": (
-        (),
-        ("-object", "memory-backend-file,id=huge,size=64M,mem-path=/nowhere/huge,share=on"),
-    ),
-    "socket in use": ((), ("-chardev", "socket,id=x,path=/proc/none,server=on,wait=off")),
-    "other RAM size": (_OTHER_SIZE, ()),
-    "other machine": ((("pc-q35-7.2", "pc-q35-6.2"),), ()),
-    "other port number": ((("bus=channels.0,nr=1,", "bus=channels.0,nr=5,"),), ()),
-}
-FAR_MISMATCHES: dict[str, Changes] = {
-    "far: other RAM size": _OTHER_SIZE,
-    "far: other port number": (("bus=channels.0,nr=1,", "bus=channels.0,nr=5,"),),
 }

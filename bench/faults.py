@@ -20,9 +20,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from bench._faults_case import Case
 from bench._faults_cases import cases
 from bench._faults_hold import STAGE_3, STAGES
-from bench._faults_inject import Case, inject
+from bench._faults_inject import inject
 from bench._faults_lab import Lab
 
 # A fault that came too late for its stage is tried again, with another seed.

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from bench._faults_inject import Case, inject
+from bench._faults_case import Case
+from bench._faults_inject import inject
 from bench._faults_lab import Lab
 
 UNTOLD = "loaded, source not told"
