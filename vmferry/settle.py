@@ -23,6 +23,8 @@ from vmferry.precopy.outcome import Place
 PATIENCE_SECONDS = 5.0
 # A cancel that is not heard by then is helped along by ending the destination.
 CANCEL_SECONDS = 2.0
+# Where the command has died nobody watches: then a VM must not stand still for more than 2 s.
+HURRIED_PATIENCE_SECONDS, HURRIED_CANCEL_SECONDS = 1.0, 0.3
 POLL_SECONDS = 0.02
 # How often one move is tried before the side counts as stuck.
 _TRIES = 5
@@ -78,6 +80,7 @@ async def settle(
     disks_unchanged: Callable[[], bool] = lambda: True,
     before: Callable[[Move], Awaitable[None]] | None = None,
     patience: float = PATIENCE_SECONDS,
+    hurried: Callable[[], bool] = lambda: False,
 ) -> Settled:
     """Bring the VM to one place; `before` hears of each move first.
 
@@ -94,7 +97,7 @@ async def settle(
         state = (ledger.last(), seen, destination, goal)
         if state != latest:
             latest, since = state, clock.now()
-        allowed = CANCEL_SECONDS if goal is Goal.BACK and source.answers else patience
+        allowed = _allowed(goal, source, patience, hurried=hurried())
         facts = Facts(
             step=ledger.last(),
             source=source,
@@ -141,6 +144,13 @@ async def settle(
             # A cancel that is refused is helped along by the table, when it has waited for it.
             tries[move] += 1 if move is not Move.CANCEL else 0
             await clock.wait(0.1 * max(tries[move], 1))
+
+
+def _allowed(goal: Goal, source: SideView, patience: float, *, hurried: bool) -> float:
+    """How long the same state may last."""
+    if goal is Goal.BACK and source.answers:
+        return HURRIED_CANCEL_SECONDS if hurried else CANCEL_SECONDS
+    return min(patience, HURRIED_PATIENCE_SECONDS) if hurried else patience
 
 
 def _told(settled: Settled, because: str) -> Settled:

@@ -24,7 +24,7 @@ from vmferry.vm.address import (
     parse_destination,
     parse_vm,
 )
-from vmferry.vm.lock import MoveLock, lock_holder
+from vmferry.vm.lock import MoveLock, forget_dead_holders, lock_holder
 from vmferry.vm.registry import DamagedError, Vm, create, list_vms, lookup
 from vmferry.vm.spec import VmSpec
 
@@ -91,6 +91,15 @@ def test_a_lock_does_not_outlive_its_owner() -> None:
         with MoveLock.acquire("web", "recover") as taken:
             stale.release()
             assert lock_holder("web") == taken.holder, "a stale owner gave up what it had lost"
+
+
+def test_only_the_locks_of_the_dead_are_forgotten() -> None:
+    me = ProcessId.of(os.getpid())
+    MoveLock.acquire("gone", "migrate", owner=ProcessId(me.pid, me.start_ticks + 1, me.boot))
+    with MoveLock.acquire("web", "migrate"):
+        forget_dead_holders()
+        assert len(list(locks_dir().glob("*.json"))) == 1
+        assert lock_holder("web") is not None
 
 
 def test_of_many_at_once_one_wins() -> None:

@@ -24,6 +24,7 @@ def recover(
 ) -> int:
     """Settle moves that were left half-way: undo them, or finish those that had switched over."""
     from vmferry.journal import Journal
+    from vmferry.vm.lock import forget_dead_holders
 
     output = Output(as_json=json)
     status = 0
@@ -38,6 +39,7 @@ def recover(
             output.say(f"run {run.id} of '{run.vm}': {outcome.why}")
             if outcome.status == "needs-recovery":
                 status = NEEDS_RECOVERY
+    forget_dead_holders()
     return status
 
 

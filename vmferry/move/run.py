@@ -279,6 +279,7 @@ class MoveRun:
             InboxClock(self._inbox, hear),
             disks_unchanged=ledger.disks_unchanged,
             before=before,
+            hurried=lambda: self._cancelled is not None,
         )
         hear()
         if settled.place == "source" and work.migration is not None:

@@ -75,6 +75,15 @@ def lock_holder(key: str) -> Holder | None:
     return held if held is not None and held.process.alive() else None
 
 
+def forget_dead_holders() -> None:
+    """Remove the locks whose owners are dead; they hold nothing."""
+    with _guard():
+        for path in locks_dir().glob("*.json"):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                if not ProcessId.from_json(json.loads(path.read_bytes())["process"]).alive():
+                    path.unlink()
+
+
 @contextlib.contextmanager
 def _guard() -> Iterator[None]:
     with (locks_dir() / "guard").open("w") as guard:
