@@ -176,7 +176,9 @@ def _back(facts: Facts) -> Move | Settled:
         return Settled("source", "the source does not end its migration", final=False)
     if not facts.destination.dead and not facts.blind:
         return Move.DESTROY_DESTINATION
-    if facts.blind and source.migration == "completed":
+    # A running VM says `completed` too, where it has come here by an earlier move.
+    handed_over = source.migration == "completed" and source.runstate in STOPPED_BY_MIGRATION
+    if facts.blind and handed_over:
         return Settled(
             "destination",
             "the source has handed the VM over; the destination cannot be seen from here",

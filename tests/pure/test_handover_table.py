@@ -89,6 +89,13 @@ def allowed(facts: Facts, goal: Goal, move: Move) -> bool:
             return alone and source.answers and step not in (Step.DONE, Step.UNDONE)
 
 
+def test_a_vm_that_came_by_an_earlier_move_has_not_been_handed_over() -> None:
+    source = SideView(Process.ALIVE, "running", "completed")
+    unseen = SideView(Process.UNKNOWN)
+    facts = Facts(Step.BEGUN, source, unseen, blind=True)
+    assert next_move(facts, Goal.BACK) is Move.RECORD_UNDONE
+
+
 def test_no_facts_lead_to_an_unsafe_move() -> None:
     unsafe = [
         (move, facts, goal)

@@ -194,10 +194,11 @@ class MoveRun:
         settled = await self._hand_over(run, work, ending)
         complaint = _complaint(work)
         settled, problems = await tidy(work.parties, settled, work.source.side, work.destination)
-        account = Account(run, self._request.policy, work.parties, ending, settled)
         await work.guest.finish(settled.place)
         if self._request.verify:
             await work.guest.verify(settled.place, runs=work.parties.ran_before)
+        settled = await _as_it_is_now(work, settled)
+        account = Account(run, self._request.policy, work.parties, ending, settled)
         problems += work.guest.problems
         outcome = account.outcome(work.recorder, work.cost, work.guest, problems, complaint)
         work.stage("done")
@@ -295,6 +296,14 @@ async def _mourn(destination: QemuSide | None, controller: Controller) -> None:
         dead = destination is not None and destination.alive() is Process.DEAD
         await asyncio.sleep(_NOTICE_SECONDS)
     controller.cancel(_DIED)
+
+
+async def _as_it_is_now(work: _Work, settled: Settled) -> Settled:
+    """What was settled, unless the VM has ended since: then it is nowhere."""
+    at = {"source": work.source.side, "destination": work.destination}.get(settled.place)
+    if at is None or not (await at.look()).dead:
+        return settled
+    return Settled("nowhere", f"the VM was at the {settled.place} and has ended since")
 
 
 async def _take_final_figures(work: _Work, migration: QemuMigration) -> None:
