@@ -102,6 +102,10 @@ class Proxy:
             return
         if not self._deaf:
             self.cut()
+        # A sender that blocks on a Unix socket is not always woken by its own shutdown: read on.
+        with contextlib.suppress(OSError):
+            while source.recv(_CHUNK):
+                pass
 
     def _pump_back(self, destination: socket.socket, source: socket.socket) -> None:
         with contextlib.suppress(OSError):
