@@ -16,6 +16,7 @@ import pytest
 
 from vmferry.host.paths import instances_dir, vms_dir
 from vmferry.hypervisor.qemu.instance import Instance, list_instances
+from vmferry.units import MIB
 from vmferry.vm.lock import MoveLock
 
 COMMAND = [sys.executable, "-c", "from vmferry.cli.main import main; main()"]
@@ -151,7 +152,9 @@ def test_a_guest_that_hears_no_acpi_is_not_harmed(
 
 def test_a_test_guest_that_cannot_start_says_why_and_leaves_nothing(tmp_path: Path) -> None:
     spec = tmp_path / "web.toml"
-    spec.write_text(GUEST.format(working_set="112MiB"))
+    (tmp_path / "small.raw").write_bytes(bytes(MIB))
+    small = '[[disk]]\npath = "small.raw"\nformat = "raw"\n'
+    spec.write_text(GUEST.format(working_set='8MiB"\ndisk = "64MiB') + small)
     assert "the test guest says: " in call("run", str(spec), status=2).stderr
     assert list(instances_dir().iterdir()) == []
     assert list(vms_dir().iterdir()) == []
