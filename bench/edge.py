@@ -7,9 +7,9 @@ takes. Then 4 runs each are made at 1.2 and at 0.8 times that bandwidth. All are
 
 Told apart rightly is
 - at 1.2 x: the move completes;
-- at 0.8 x, given three times as long: no falling trend over the last 8 passes, vmferry's last word
-  before the deadline is that it will not converge as it goes, it abandons the move at the deadline
-  and the VM runs on at the source;
+- at 0.8 x, given three times as long: no falling trend over the last 8 passes (precopy/trend.py),
+  vmferry's last word before the deadline is that it will not converge as it goes, it abandons the
+  move at the deadline and the VM runs on at the source;
 and in both the guest then verifies all its pages.
 """
 
@@ -20,12 +20,12 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bench._bench_home import Home, call, command, describe
 from bench._bench_results import Results, Row, open_results, versions
+from vmferry.precopy.trend import falls
 from vmferry.testguest.settings import PageWriterSettings
 from vmferry.units import MIB
 
@@ -39,7 +39,6 @@ WORKING_SET_MIB = 32
 SEARCH_PASS_1_TIMES, DEADLINE_TIMES = 4.0, 3.0
 SEARCH_STEP, SEARCH_UNTIL = 1.35, 1.1
 MOST_SECONDS = 60.0
-TREND_PASSES, FALL = 8, 0.1
 ABANDONED = 4
 
 
@@ -154,15 +153,6 @@ def _migrate(bandwidth: float, limit_ms: int, deadline: float) -> Row:
     }
 
 
-def falls(dirty: Sequence[float]) -> bool:
-    """Whether the last 8 passes show a falling trend, or there are too few to tell."""
-    last = dirty[-TREND_PASSES:]
-    if len(last) < TREND_PASSES:
-        return True
-    half = TREND_PASSES // 2
-    return statistics.fmean(last[half:]) < (1 - FALL) * statistics.fmean(last[:half])
-
-
 def faults(row: Row, *, above: bool) -> list[str]:
     """What is wrong with a run above or below the edge, in words; none where it was told rightly.
 
@@ -175,7 +165,7 @@ def faults(row: Row, *, above: bool) -> list[str]:
     if not above and row["last_word"] != "does-not-converge":
         found.append(f"vmferry's last word: {row['last_word']}")
     if not above and falls(row["dirty"][:-1]):
-        found.append("a falling trend, or fewer than 8 passes")
+        found.append("a falling trend, or fewer than 9 passes")
     if row["verified"] is not True:
         found.append("pages not verified")
     return found

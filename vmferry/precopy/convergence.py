@@ -19,6 +19,7 @@ from vmferry.precopy.outcome import PassRecord
 from vmferry.precopy.passes import PassTracker
 from vmferry.precopy.passmap import Course, PassMap
 from vmferry.precopy.sample import Event, Sample
+from vmferry.precopy.trend import TREND_PASSES, falls
 
 Verdict = Literal["converges", "does-not-converge", "uncertain", "unknown"]
 
@@ -26,8 +27,6 @@ Verdict = Literal["converges", "does-not-converge", "uncertain", "unknown"]
 _PASSES = 12
 _HALF_LIFE = 3.0
 _SPEEDS = 50
-# What counts as a falling trend of what the syncs leave dirty.
-_TREND, _FALL = 8, 0.1
 # Real loads grow as T^0.7 to T^1 over the windows of passes; one point alone does not tell.
 _EXPONENT_LEAST, _EXPONENT_ASSUMED, _EXPONENT_BAND = 0.7, 0.8, 0.1
 _NEAR, _SPREAD_LEAST = 10.0, 0.1
@@ -247,16 +246,9 @@ def _verdict(courses: Sequence[Course | None]) -> Verdict:
 
 def _hovering(passes: Sequence[PassRecord], threshold: float) -> float | None:
     """What the syncs leave dirty on average, where many passes show no falling trend."""
-    dirty = [record.dirty_bytes for record in passes if record.n > 1][-_TREND:]
-    first, second = dirty[: _TREND // 2], dirty[_TREND // 2 :]
-    if (
-        len(dirty) == _TREND
-        and min(dirty) > threshold
-        and fmean(second) > (1 - _FALL) * fmean(first)
-        and min(second) > (1 - _FALL) * min(first)
-    ):
-        return fmean(dirty)
-    return None
+    dirty = [record.dirty_bytes for record in passes if record.n > 1]
+    latest = dirty[-TREND_PASSES:]
+    return None if falls(dirty) or min(latest) <= threshold else fmean(latest)
 
 
 def _agreeing(model: PassMap, hovers_at: float) -> PassMap:

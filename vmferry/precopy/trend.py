@@ -1,0 +1,30 @@
+"""Whether what the syncs find dirty is still falling.
+
+A migration ends when a pass begins below the threshold, so what counts is the least that its passes
+have reached. Loads with hot pages wander by a third from pass to pass; means of a few passes follow
+that, the least of many does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+# The passes in which a new low has to come.
+TREND_PASSES = 8
+_NEW_LOW = 0.9
+# So steep that it is no wandering: a load that has ended falls from a height of its own.
+_STEEP = 0.7
+
+
+def falls(dirty: Sequence[float]) -> bool:
+    """Whether `dirty`, the bytes found by each sync but the first, is still falling.
+
+    True also where there are too few passes to tell.
+    """
+    if len(dirty) <= TREND_PASSES:
+        return True
+    before, latest = dirty[:-TREND_PASSES], dirty[-TREND_PASSES:]
+    half = TREND_PASSES // 2
+    new_low = min(latest) < _NEW_LOW * min(before)
+    return new_low or fmean(latest[half:]) < _STEEP * fmean(latest[:half])
