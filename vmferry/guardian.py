@@ -1,4 +1,4 @@
-"""The process that owns one move from its first step to its last.
+"""The process that owns one move, or one rehearsal, from its first step to its last.
 
 It alone holds the control sockets of both sides; the command that starts it only shows what it
 says and relays Ctrl-C. So the move does not hang on the command: where that dies, the guardian
@@ -18,11 +18,15 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from vmferry.errors import VmferryError
 from vmferry.host.process import ProcessId
 from vmferry.journal import Journal
 from vmferry.move.run import MoveRun, Request
+from vmferry.rehearsal.request import RehearsalRequest
+from vmferry.rehearsal.run import RehearsalRun
 
 
 class Telling:
@@ -50,10 +54,14 @@ class Telling:
             self.tell("{}")
 
 
-async def guard(request: Request, telling: Telling, reader: asyncio.StreamReader) -> None:
-    """Run one move, and have it undone when the command says so or is gone."""
+async def guard(request: Mapping[str, Any], telling: Telling, reader: asyncio.StreamReader) -> None:
+    """Run what is asked for, and have it undone when the command says so or is gone."""
     with Journal.open() as journal:
-        move = MoveRun(request, journal, telling.tell)
+        move: MoveRun | RehearsalRun
+        if "rehearse" in request:
+            move = RehearsalRun(RehearsalRequest.from_json(request), journal, telling.tell)
+        else:
+            move = MoveRun(Request.from_json(request), journal, telling.tell)
         listening = asyncio.create_task(_listen(reader, move))
         try:
             outcome = await move.run()
@@ -62,7 +70,7 @@ async def guard(request: Request, telling: Telling, reader: asyncio.StreamReader
             listening.cancel()
 
 
-async def _listen(reader: asyncio.StreamReader, move: MoveRun) -> None:
+async def _listen(reader: asyncio.StreamReader, move: MoveRun | RehearsalRun) -> None:
     while line := await reader.readline():
         if line.strip() == b"cancel":
             move.cancel("cancelled by the user")
@@ -74,7 +82,7 @@ async def _main() -> None:
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     telling = Telling(sys.stdout.fileno())
-    request = Request.from_json(json.loads(await reader.readline()))
+    request = json.loads(await reader.readline())
     telling.tell(json.dumps({"guardian": ProcessId.of(os.getpid()).to_json()}))
     try:
         await guard(request, telling, reader)

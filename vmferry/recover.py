@@ -9,13 +9,17 @@ from __future__ import annotations
 import time
 
 from vmferry.handover import Goal, Settled, Step
+from vmferry.host.process import ProcessId
 from vmferry.hypervisor.qemu.orphans import end_orphans
+from vmferry.hypervisor.qemu.side import QemuSide
 from vmferry.journal import Journal, Run
 from vmferry.move.parties import Parties, RunLedger, tidy
 from vmferry.precopy.outcome import Outcome, Status
 from vmferry.precopy.passes import PassTracker, resent_bytes
 from vmferry.precopy.sample import Event, Sample
 from vmferry.precopy.trace import TraceError, read_trace
+from vmferry.rehearsal.run import POLICY as REHEARSE
+from vmferry.rehearsal.sink_process import SinkSide
 from vmferry.settle import Clock, Sides, settle
 from vmferry.vm.lock import MoveLock
 
@@ -32,10 +36,9 @@ async def recover_run(journal: Journal, run: Run, clock: Clock) -> Outcome:
             return Outcome.from_json(run.outcome)
         parties = Parties.from_json(run.parties)
         source = parties.source.side(recovering=True)
-        destination = (
-            None if parties.destination.blind else parties.destination.side(recovering=True)
-        )
+        destination = _destination(run, parties)
         ledger = RunLedger(journal, run.id, parties)
+        seen = destination if isinstance(destination, QemuSide) else None
         try:
             settled = await settle(
                 Sides(source, destination, parties.ran_before),
@@ -44,16 +47,24 @@ async def recover_run(journal: Journal, run: Run, clock: Clock) -> Outcome:
                 clock,
                 disks_unchanged=ledger.disks_unchanged,
             )
-            settled, problems = await tidy(parties, settled, source, destination)
+            settled, problems = await tidy(parties, settled, source, seen)
         finally:
             await source.close()
-            if destination is not None:
-                await destination.close()
+            if seen is not None:
+                await seen.close()
         if parties.source.ours:
             end_orphans(parties.vm)
         outcome = _outcome(journal, run, settled, problems)
         journal.finish(run.id, outcome.to_json())
     return outcome
+
+
+def _destination(run: Run, parties: Parties) -> QemuSide | SinkSide | None:
+    """The other side: None where it cannot be seen from here."""
+    if run.policy == REHEARSE:
+        process = parties.destination.process
+        return SinkSide(ProcessId.from_json(dict(process)) if process is not None else None)
+    return None if parties.destination.blind else parties.destination.side(recovering=True)
 
 
 def _recorded(journal: Journal, run: Run) -> tuple[Sample | Event, ...]:
@@ -74,7 +85,8 @@ def _outcome(journal: Journal, run: Run, settled: Settled, problems: list[str]) 
     if not settled.final:
         status = "needs-recovery"
     found = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.started_at))
-    why = [f"the move begun at {found} was left half-way and has been settled", settled.why]
+    what = "rehearsal" if run.policy == REHEARSE else "move"
+    why = [f"the {what} begun at {found} was left half-way and has been settled", settled.why]
     return Outcome(
         run=run.id,
         vm=run.vm,

@@ -92,7 +92,7 @@ def test_a_move_that_converged() -> None:
         "The longest gap between heartbeats was 41 ms by the host's clock and 14 ms by "
         "the guest's, 17.6 s after the begin (8,940 beats, none missing).",
         "Memory verified: 65,536 pages, none lost.",
-        "Cost: the guest did 10.4 % less work during the move than before; its vCPUs "
+        "Cost: the guest did 10.4 % less work meanwhile than before; its vCPUs "
         "waited for a core up to 3.2 % of the time; the migration threads took 1.2 s of a"
         " core; vmferry took 0.1 s of a core.",
     ]
@@ -189,7 +189,7 @@ def test_damaged_memory_and_missing_beats_are_said() -> None:
     ("changes", "text"),
     [
         ({"work_loss_percent": -2.0}, "the guest did 2.0 % more work"),
-        ({"vcpu_run_delay_percent": {}}, "less work during the move than before; the migration"),
+        ({"vcpu_run_delay_percent": {}}, "less work meanwhile than before; the migration"),
     ],
 )
 def test_what_the_move_cost(changes: dict[str, object], text: str) -> None:

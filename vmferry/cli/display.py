@@ -63,6 +63,9 @@ class Display:
     def stop(self) -> None:
         """Leave the terminal as it was; may be called twice."""
 
+    def record(self, record: Mapping[str, Any]) -> None:
+        """One line for programs, where they listen."""
+
     def close(self, outcome: Mapping[str, Any]) -> None:
         """Stop and tell how the move ended."""
         self.stop()
@@ -110,15 +113,15 @@ class RecordDisplay(Display):
         return since >= RECORD_SECONDS or self._new_stage(snapshot) or self._new_pass(snapshot)
 
     def _draw(self, snapshot: Snapshot) -> None:
-        self._record({"event": "progress", "format": 1, **dataclasses.asdict(snapshot)})
+        self.record({"event": "progress", "format": 1, **dataclasses.asdict(snapshot)})
 
     def _say(self, text: str) -> None:
         print(printable(text), file=self._beside, flush=True)
 
     def _tell(self, outcome: Mapping[str, Any]) -> None:
-        self._record(outcome)
+        self.record(outcome)
 
-    def _record(self, record: Mapping[str, Any]) -> None:
+    def record(self, record: Mapping[str, Any]) -> None:
         print(json.dumps(record), file=self._stream, flush=True)
 
 

@@ -10,9 +10,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vmferry.move.run import Request
+if TYPE_CHECKING:
+    from vmferry.move.run import Request
+    from vmferry.rehearsal.request import RehearsalRequest
 
 
 class GuardianDied(Exception):
@@ -25,7 +27,9 @@ class GuardianDied(Exception):
         self.said = said
 
 
-def guarded(request: Request, on_cancel: Callable[[], None]) -> Iterator[dict[str, Any]]:
+def guarded(
+    request: Request | RehearsalRequest, on_cancel: Callable[[], None]
+) -> Iterator[dict[str, Any]]:
     """The lines of a guardian that carries `request` out, to its last.
 
     Ctrl-C and SIGTERM ask it to undo the move. Raises GuardianDied.

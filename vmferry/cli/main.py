@@ -22,6 +22,7 @@ from vmferry.cli.ls import ls
 from vmferry.cli.migrate import migrate
 from vmferry.cli.output import printable
 from vmferry.cli.recover import recover
+from vmferry.cli.rehearse import rehearse
 from vmferry.cli.report import report
 from vmferry.cli.run import run
 from vmferry.cli.runs import runs
@@ -52,6 +53,7 @@ for command in (
     console,
     stop,
     migrate,
+    rehearse,
     recover,
     runs,
     show,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,11 +14,10 @@ from vmferry.units import GIB, KIB, MIB
 
 if TYPE_CHECKING:
     from vmferry.cli.display import Display
-    from vmferry.errors import RefusedError, VmferryError
+    from vmferry.errors import RefusedError
     from vmferry.move.run import Request
     from vmferry.precopy.convergence import Estimate
     from vmferry.precopy.outcome import Outcome
-    from vmferry.precopy.progress import Progress, Stage
 
 EXIT_STATUS = {
     "completed": 0,
@@ -31,11 +29,6 @@ EXIT_STATUS = {
 }
 NOWHERE = 6
 CANCELLING = "cancelling: the VM stays at the source, unless it has begun to switch over"
-# What the guardian says of the handover, as stages of the display.
-STAGE_OF: dict[str, Stage] = {
-    "record that the source is dead": "handover",
-    "record that the move is done": "done",
-}
 
 
 class PolicyName(enum.StrEnum):
@@ -145,6 +138,7 @@ def carry_out(request: Request, display: Display, *, trace: Path | None = None) 
     Raises VmferryError where it was refused before anything was changed.
     """
     from vmferry.cli.guardian_client import GuardianDied, guarded
+    from vmferry.cli.guardian_lines import settle_after_death, settle_earlier, show
     from vmferry.precopy.progress import Progress
     from vmferry.vm.address import parse_destination, parse_vm
 
@@ -157,9 +151,9 @@ def carry_out(request: Request, display: Display, *, trace: Path | None = None) 
             if line.get("event") == "outcome":
                 outcome = line
             else:
-                _show(line, progress, display)
+                show(line, progress, display)
     except GuardianDied as death:
-        outcome = _after_death(death.run, death.said, display)
+        outcome = settle_after_death(death, "move", display)
     finally:
         display.stop()
     if outcome is None:
@@ -168,28 +162,6 @@ def carry_out(request: Request, display: Display, *, trace: Path | None = None) 
     if trace is not None:
         _write_trace(str(outcome["run"]), trace)
     return Moved(outcome, progress.snapshot().estimate)
-
-
-def _show(line: Mapping[str, Any], progress: Progress, display: Display) -> None:
-    """Show one line of the guardian's. Raises VmferryError where it says that it refused."""
-    from vmferry.precopy.trace import Note, item_of
-
-    if "error" in line:
-        raise _refusal(line)
-    if "message" in line:
-        display.message(str(line["message"]))
-    if "t" not in line:
-        return
-    item = item_of(line)
-    if not isinstance(item, Note):
-        progress.receive(item)
-    elif item.kind == "stage":
-        if item.value not in STAGE_OF:
-            return
-        progress.enter(STAGE_OF[item.value])
-    else:
-        return
-    display.update(progress.snapshot())
 
 
 def _refused(request: Request, error: RefusedError) -> Outcome:
@@ -213,36 +185,6 @@ def _refused(request: Request, error: RefusedError) -> Outcome:
     )
 
 
-def _refusal(line: Mapping[str, Any]) -> VmferryError:
-    """The guardian's error, of the class that has its exit status."""
-    from vmferry.errors import NeedsRecoveryError, RefusedError, UsageError, VmferryError
-
-    status = int(line["exit_status"])
-    for kind in (UsageError, RefusedError, NeedsRecoveryError):
-        if kind.exit_status == status:
-            return kind(str(line["error"]), hint=line["hint"])
-
-    class Other(VmferryError):
-        exit_status = status
-
-    return Other(str(line["error"]), hint=line["hint"])
-
-
-def settle_earlier(key: str) -> None:
-    """Settle what an earlier move of this VM left half-way. Raises VmferryError where it cannot."""
-    from vmferry.cli.recover import settle_run
-    from vmferry.errors import NeedsRecoveryError
-    from vmferry.journal import Journal
-
-    with Journal.open() as journal:
-        for run in journal.unsettled():
-            if run.vm == key and settle_run(journal, run).status == "needs-recovery":
-                raise NeedsRecoveryError(
-                    f"run {run.id} of '{key}' was left half-way and cannot be settled",
-                    hint=f"`vmferry show {run.id}` tells what is in the way",
-                )
-
-
 def _check(
     to_qmp: Path | None,
     to: str,
@@ -254,10 +196,7 @@ def _check(
     """What the options' own types cannot say. Raises UsageError."""
     from vmferry.errors import UsageError
 
-    if bandwidth is not None and not MIN_BANDWIDTH <= bandwidth <= MAX_BANDWIDTH:
-        raise UsageError("--bandwidth must be between 64KiB/s and 1TiB/s")
-    if not 0.001 <= downtime <= MAX_DOWNTIME_SECONDS:
-        raise UsageError("--downtime must be between 1ms and 2000s")
+    check_limits(bandwidth, downtime)
     if deadline is not None and deadline <= 0:
         raise UsageError("--deadline must be more than nothing")
     if to_qmp is not None and to == "local":
@@ -268,21 +207,14 @@ def _check(
         check_writable("--trace", trace)
 
 
-def _after_death(run: str | None, said: str, display: Display) -> dict[str, Any]:
-    """The guardian is gone: settle here and now what it left."""
-    from vmferry.cli.recover import settle_run
-    from vmferry.errors import MoveFailedError
-    from vmferry.journal import Journal
+def check_limits(bandwidth: int | None, downtime: float) -> None:
+    """Bytes a second and seconds, as QEMU takes them. Raises UsageError."""
+    from vmferry.errors import UsageError
 
-    last = said.rpartition("\n")[2]
-    because = f" ({last})" if last else ""
-    if run is None:
-        raise MoveFailedError(
-            f"the guardian of the move died before it began{because}; the VM was not touched"
-        )
-    display.message(f"the guardian of the move died{because}; settling run {run}")
-    with Journal.open() as journal:
-        return settle_run(journal, journal.run(run)).to_json()
+    if bandwidth is not None and not MIN_BANDWIDTH <= bandwidth <= MAX_BANDWIDTH:
+        raise UsageError("--bandwidth must be between 64KiB/s and 1TiB/s")
+    if not 0.001 <= downtime <= MAX_DOWNTIME_SECONDS:
+        raise UsageError("--downtime must be between 1ms and 2000s")
 
 
 def _write_trace(run: str, path: Path) -> None:

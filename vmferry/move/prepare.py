@@ -41,6 +41,8 @@ class Source:
     instance: Instance | None
     ran_before: bool
     disks: tuple[str, ...]
+    # Why its guest would lose writes in a migration; empty where it would not.
+    ram_trap: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,6 @@ async def _look_at_source(
         raise RefusedError(
             f"'{name}' is {view.runstate}; only a VM that runs or is paused can move"
         )
-    await _refuse_trapped_ram(side, name)
     settings = (await read_settings(side)).to_json()
     return Source(
         name=name,
@@ -101,6 +102,7 @@ async def _look_at_source(
         instance=instance,
         ran_before=view.running,
         disks=await writable_disks(side),
+        ram_trap=await _ram_trap(side),
     )
 
 
@@ -137,15 +139,24 @@ def _unreachable(name: str, instance: Instance | None, error: QmpError) -> Vmfer
     return UsageError(message) if isinstance(error, QmpGone) else RefusedError(message)
 
 
-async def _refuse_trapped_ram(side: QemuSide, name: str) -> None:
+async def _ram_trap(side: QemuSide) -> str:
     version = (await side.execute("query-version"))["qemu"]
     kvm = (await side.execute("query-kvm"))["enabled"]
     memory = (await side.execute("query-memory-size-summary"))["base-memory"]
     numbers = (version["major"], version["minor"], version["micro"])
-    if is_ram_trapped(memory, "kvm" if kvm else "tcg", numbers):
+    if not is_ram_trapped(memory, "kvm" if kvm else "tcg", numbers):
+        return ""
+    return (
+        "QEMU before 9.0 under TCG forgets dirty pages in a migration where the RAM "
+        f"({memory // KIB} KiB) is a multiple of 256 KiB"
+    )
+
+
+def refuse_trapped_ram(source: Source) -> None:
+    """Raises RefusedError where a move would damage the guest's memory."""
+    if source.ram_trap:
         raise RefusedError(
-            f"'{name}' would lose writes of its guest: QEMU before 9.0 under TCG forgets dirty "
-            f"pages in a migration where the RAM ({memory // KIB} KiB) is a multiple of 256 KiB",
+            f"'{source.name}' would lose writes of its guest: {source.ram_trap}",
             hint="start it with 8 KiB more, as `vmferry run` does, or with QEMU 9.0 or later",
         )
 

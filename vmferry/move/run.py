@@ -33,6 +33,7 @@ from vmferry.move.prepare import (
     make_ready,
     open_source,
     open_waiting,
+    refuse_trapped_ram,
     refuse_unlike,
     refuse_unsettled,
     set_up,
@@ -147,6 +148,7 @@ class MoveRun:
             source = await open_source(address, self._inbox)
             waiting = None
             try:
+                refuse_trapped_ram(source)
                 refuse_unlike(source, to)
                 if request.to_qmp is not None:
                     waiting = await open_waiting(Path(request.to_qmp), source, self._inbox)

@@ -93,11 +93,19 @@ def _within(estimate: Estimate) -> str:
 
 
 def _headline(outcome: Outcome) -> str:
-    happened = f"{outcome.vm} {_HAPPENED[outcome.status]}"
+    happened = f"{outcome.vm} {_happened(outcome)}"
     took = f" after {format_duration(outcome.total_ms / 1000)}" if outcome.total_ms else ""
     if outcome.status == "completed":
         took = f" in {format_duration(outcome.total_ms / 1000)}"
     return f"{happened}{took}. The VM {_PLACES[outcome.vm_runs_at]}."
+
+
+def _happened(outcome: Outcome) -> str:
+    if outcome.policy != "rehearse":
+        return _HAPPENED[outcome.status]
+    if outcome.status == "cancelled":
+        return "was rehearsed and did not move"
+    return "was rehearsed in vain" if outcome.status == "failed" else "was left in a rehearsal"
 
 
 def _pass_line(record: PassRecord) -> str:
@@ -163,7 +171,7 @@ def _cost(cost: CostRecord) -> list[str]:
         # The guest may also have worked more, where its load changed.
         less = cost.work_loss_percent >= 0
         change = f"{abs(cost.work_loss_percent):.1f} % {'less' if less else 'more'}"
-        parts.append(f"the guest did {change} work during the move than before")
+        parts.append(f"the guest did {change} work meanwhile than before")
     if cost.vcpu_run_delay_percent:
         worst = max(cost.vcpu_run_delay_percent.values())
         parts.append(f"its vCPUs waited for a core up to {worst:.1f} % of the time")

@@ -101,6 +101,14 @@ class Qmp:
             await self.close()
             raise QmpGone(f"QEMU closed the connection during {command}") from None
 
+    async def pass_descriptor(self, name: str, descriptor: int) -> None:
+        """Give QEMU a copy of an open file, to be named `fd:name` (QMP getfd). Raises QmpError."""
+        try:
+            self._client.send_fd_scm(descriptor)
+        except (QMPError, OSError) as error:
+            raise QmpError(f"no file can be passed through {self.path}: {error}") from None
+        await self.execute("getfd", {"fdname": name})
+
     @property
     def closed(self) -> bool:
         return self._client.runstate.name != "RUNNING"

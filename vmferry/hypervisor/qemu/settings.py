@@ -16,6 +16,12 @@ NEEDED_AT_SOURCE = frozenset({"events", "return-path", "pause-before-switchover"
 # Without `late-block-activate` a destination locks the disks as soon as it has loaded. A source
 # that then fails, because it was not told, runs on without its disks and aborts at its first write.
 NEEDED_AT_DESTINATION = frozenset({"events", "return-path", "late-block-activate"})
+# A rehearsal never pauses before the switchover: the vCPUs would stop first, and stay so. With
+# `switchover-ack`, which nobody gives, they never stop at all (QEMU 8.1 and later).
+NEEDED_IN_REHEARSAL = frozenset({"events", "return-path"})
+WANTED_IN_REHEARSAL = frozenset({"switchover-ack"})
+# Parameters that would make it something else than plain pre-copy, and what makes them harmless.
+PLAIN_PARAMETERS = {"mode": "normal", "tls-creds": ""}
 
 
 class Executor(Protocol):
@@ -56,6 +62,23 @@ async def set_capabilities(qemu: Executor, now: Settings, needed: frozenset[str]
     ]
     if changes:
         await qemu.execute("migrate-set-capabilities", {"capabilities": changes})
+
+
+async def set_for_rehearsal(qemu: Executor, now: Settings) -> bool:
+    """Set up plain pre-copy that does not switch over; says whether that is certain.
+
+    Raises QmpError.
+    """
+    wanted = WANTED_IN_REHEARSAL & now.capabilities.keys()
+    await set_capabilities(qemu, now, NEEDED_IN_REHEARSAL | wanted)
+    parameters = {
+        name: value
+        for name, value in PLAIN_PARAMETERS.items()
+        if now.parameters.get(name, value) != value
+    }
+    if parameters:
+        await qemu.execute("migrate-set-parameters", parameters)
+    return bool(wanted)
 
 
 async def restore_settings(qemu: Executor, saved: Settings) -> None:

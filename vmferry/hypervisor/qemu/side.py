@@ -58,6 +58,11 @@ class QemuSide:
         qmp = await self._ensure_open()
         return await qmp.execute(command, arguments, timeout=seconds)
 
+    async def pass_descriptor(self, name: str, descriptor: int) -> None:
+        """Give QEMU a copy of an open file, named `name`. Raises QmpError."""
+        qmp = await self._ensure_open()
+        await qmp.pass_descriptor(name, descriptor)
+
     async def _ensure_open(self) -> Qmp:
         if self._qmp is None or self._qmp.closed:
             await self.close()

@@ -1,0 +1,198 @@
+"""Watches a pre-copy that must not switch over, and ends it when its verdict is certain.
+
+QEMU runs with the planned limits, so that what passes leave over is what they would leave over in
+a move. Only where a pass could end in a switchover does it get the least limit for a few passes: in
+pass 1, when nothing is known of the guest yet, and where the passes come near the threshold. Those
+probes leave nothing over, so they are short windows of the dirty curve, from which the verdict is
+computed as for the planned limit: what begins small without left-overs need not do so with them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from vmferry.policy.base import (
+    Abandon,
+    Action,
+    Decision,
+    Input,
+    Limits,
+    SetBandwidth,
+    SetDowntimeLimit,
+)
+from vmferry.precopy.convergence import Convergence, Estimate, dirty_points
+from vmferry.precopy.outcome import PassRecord
+from vmferry.precopy.passes import PassTracker
+from vmferry.precopy.sample import Event, Sample
+from vmferry.precopy.trend import falls
+from vmferry.units import format_duration
+
+Answer = Literal["converges", "does-not-converge", "uncertain"]
+
+# The least that keeps QEMU from switching over: with 0 it would do so without a last sync.
+LEAST_LIMIT_MS = 1
+_PROBES = 3
+# Pass after pass the model has to say that it does not converge, by far; else the passes have to
+# show no falling trend.
+_CERTAIN_PASSES = 4
+_FAR = 2.0
+_MOST_PASSES = 60
+# A pass that is expected to leave less than this share above the threshold may end below it.
+_NEAR = 1.15
+# QEMU looks at its limits ten times a second: a shorter pass is over before it has seen a new one.
+_SHORTEST_PASS = 0.1
+# Of the speed: ten times what QEMU takes for small enough under the least limit.
+_TOO_SMALL = 10 * LEAST_LIMIT_MS / 1000
+_EXPONENT = 0.8
+_HALF_WINDOW = 0.05
+_ENDED = ("completed", "cancelled", "failed")
+
+
+class Rehearse:
+    """Answers whether a move with `limits` would converge, within `seconds`."""
+
+    name = "rehearse"
+
+    def __init__(self, limits: Limits, seconds: float) -> None:
+        self.answer: Answer = "uncertain"
+        self.why = ""
+        self._limits = limits
+        self._seconds = seconds
+        self._tracker = PassTracker()
+        self._convergence = Convergence(self._tracker, limits.downtime_limit_ms)
+        self._limit_ms = LEAST_LIMIT_MS
+        # When QEMU has surely seen the planned limit.
+        self._planned_from = 0.0
+        self._judged = 1
+        self._probes_left = _PROBES
+        self._certain = 0
+        self._over = False
+        self._now = 0.0
+
+    def start(self) -> Decision:
+        actions = (SetDowntimeLimit(self._limit_ms), SetBandwidth(self._limits.bandwidth))
+        return Decision(actions, self._seconds)
+
+    def receive(self, item: Input) -> Decision:
+        if self._over:
+            return Decision()
+        self._now = max(self._now, item.t)
+        if isinstance(item, Sample | Event):
+            self._tracker.receive(item)
+            self._convergence.receive(item)
+            if _has_ended(item):
+                self._over = True
+                return Decision()
+        if isinstance(item, Event) and item.name == "STOP" and item.side == "source":
+            return self._end("uncertain", "the VM was stopped while it was rehearsed")
+        if isinstance(item, Sample) and item.sync_count > self._judged:
+            self._judged = item.sync_count
+            action = self._at_pass()
+            if isinstance(action, Abandon):
+                return Decision((action,))
+            if action is not None:
+                return Decision((action,), self._seconds)
+        if item.t >= self._seconds:
+            return self._end("uncertain", self._out_of_time())
+        return Decision((), self._seconds)
+
+    def _at_pass(self) -> Action | None:
+        """What to do at the begin of a pass, of which it is known how much is dirty."""
+        current, estimate = self._tracker.current, self._convergence.estimate()
+        if current is None or estimate is None:
+            return None
+        if self._judged > _MOST_PASSES:
+            return self._abandon("uncertain", f"still uncertain after {_MOST_PASSES} passes")
+        if self._limit_ms == LEAST_LIMIT_MS:
+            return self._at_probe(current, estimate)
+        passes = self._tracker.passes
+        as_planned = passes and passes[-1].start_ms / 1000 >= self._planned_from
+        if as_planned and current.dirty_bytes <= estimate.threshold:
+            return self._abandon("converges", f"pass {current.n} began below the threshold")
+        return self._at_planned_pass(current, estimate)
+
+    def _at_probe(self, current: PassRecord, estimate: Estimate) -> Action | None:
+        """After a pass with the least limit; pass 1 is one."""
+        first = current.n == 2
+        small = current.dirty_bytes <= estimate.threshold
+        if estimate.verdict == "converges" and small:
+            self.answer = "converges"
+            expected = self._expected_dirty(current, estimate, left_over=0.0)
+            seconds = current.dirty_bytes / estimate.speed
+            done = self._probes_left == 0 or seconds < _SHORTEST_PASS
+            if done or expected < _TOO_SMALL * estimate.speed:
+                return self._abandon("converges", "the passes get below the threshold")
+            self._probes_left -= 1
+            return None
+        if self._probes_left and self._is_near(current, estimate):
+            self._probes_left -= 1
+            return None
+        # From here on QEMU decides. That is safe too, but the VM may stand still for a moment.
+        self._probes_left = self._probes_left if first else 0
+        return self._set_limit(self._limits.downtime_limit_ms)
+
+    def _at_planned_pass(self, current: PassRecord, estimate: Estimate) -> Action | None:
+        if self._never(estimate):
+            return self._abandon("does-not-converge", f"{self._judged} passes were enough to tell")
+        if self._probes_left and self._is_near(current, estimate):
+            self._probes_left -= 1
+            return self._set_limit(LEAST_LIMIT_MS)
+        return None
+
+    def _never(self, estimate: Estimate) -> bool:
+        """Whether the model and the passes agree for good that it does not converge."""
+        if estimate.verdict != "does-not-converge":
+            self._certain = 0
+            return False
+        self._certain += 1
+        dirty = [record.dirty_bytes for record in self._tracker.passes if record.n > 1]
+        far = estimate.hovers_at > _FAR * estimate.threshold
+        return (far and self._certain >= _CERTAIN_PASSES) or not falls(dirty)
+
+    def _is_near(self, current: PassRecord, estimate: Estimate) -> bool:
+        """Whether this pass, with the planned limit, might end in a switchover."""
+        threshold, speed = estimate.threshold, estimate.speed
+        left_over = max(threshold - speed * _HALF_WINDOW, threshold / 2)
+        return self._expected_dirty(current, estimate, left_over) <= _NEAR * threshold
+
+    def _expected_dirty(self, current: PassRecord, estimate: Estimate, left_over: float) -> float:
+        """What the next pass begins with, by the latest window alone: it tells of the load now."""
+        points = dirty_points(self._tracker.passes, current)
+        if not points:
+            return float("inf")
+        last, working_set = points[-1], max(estimate.working_set, 1.0)
+        whole = min(last.new / max(1 - last.left / working_set, 0.01), working_set)
+        seconds = max(current.dirty_bytes - left_over, 0.0) / estimate.speed
+        new: float = whole * min(seconds / last.seconds, 1.0) ** _EXPONENT
+        return left_over + new * max(1 - left_over / working_set, 0.0)
+
+    def _set_limit(self, milliseconds: int) -> Action | None:
+        if milliseconds == self._limit_ms:
+            return None
+        self._limit_ms = milliseconds
+        self._planned_from = self._now + _SHORTEST_PASS
+        return SetDowntimeLimit(milliseconds)
+
+    def _out_of_time(self) -> str:
+        spent = format_duration(self._seconds)
+        if self.answer == "converges":
+            return "the passes get below the threshold"
+        if self._tracker.number <= 1:
+            return f"pass 1 was not over after {spent}"
+        return f"{spent} were not enough to tell"
+
+    def _end(self, answer: Answer, why: str) -> Decision:
+        return Decision((self._abandon(answer, why),))
+
+    def _abandon(self, answer: Answer, why: str) -> Abandon:
+        self._over = True
+        if self.answer != "converges":
+            self.answer = answer
+        self.why = why
+        return Abandon(why)
+
+
+def _has_ended(item: Sample | Event) -> bool:
+    if isinstance(item, Sample):
+        return item.status in _ENDED
+    return item.name == "MIGRATION" and item.side == "source" and item.data.get("status") in _ENDED

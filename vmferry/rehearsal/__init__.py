@@ -1,0 +1,1 @@
+"""Runs QEMU's own pre-copy into a sink of ours and cancels it: a move that cannot happen."""

@@ -1,0 +1,109 @@
+"""What a rehearsal found: its verdict, how it ended, and what is kept of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from vmferry.controller import Ending
+from vmferry.move.prepare import Source
+from vmferry.move.recorder import Recorder
+from vmferry.policy.rehearse import Answer, Rehearse
+from vmferry.precopy.outcome import Outcome
+from vmferry.rehearsal.request import RehearsalRequest
+from vmferry.rehearsal.stream_end import StreamEnd
+
+FORMAT = 1
+IN_WORDS = {
+    "converges": "the move would converge",
+    "does-not-converge": "the move would not converge",
+    "uncertain": "it is uncertain whether the move would converge",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer, why it is so, and the ending that the outcome tells of."""
+
+    answer: Answer
+    why: str
+    ending: Ending
+
+
+def verdict_of(policy: Rehearse, ending: Ending, stream_end: StreamEnd | None) -> Verdict:
+    """What the policy, the controller and the sink tell together."""
+    how = stream_end.how if stream_end is not None else None
+    if how == "switchover":
+        # QEMU itself found that little enough was left; then the sink hung up.
+        why = "QEMU found little enough left to switch over"
+        return _verdict("converges", why)
+    if how == "unreadable" and stream_end is not None:
+        return _failed(policy, f"the stream could not be read: {stream_end.why}")
+    if ending.kind in ("abandoned", "cancelled"):
+        return _verdict(policy.answer, ending.why)
+    if ending.kind == "ended" and ending.status == "cancelled":
+        return _verdict(policy.answer, "somebody else cancelled the migration")
+    if stream_end is None and ending.kind == "ended":
+        return _failed(policy, "the sink died")
+    return _failed(policy, ending.why or f"the migration {ending.status or 'ended'} at the source")
+
+
+def _verdict(answer: Answer, why: str) -> Verdict:
+    return Verdict(answer, why, Ending("cancelled", why=f"a rehearsal: {IN_WORDS[answer]}; {why}"))
+
+
+def _failed(policy: Rehearse, why: str) -> Verdict:
+    return Verdict(policy.answer, why, Ending("lost", why=f"a rehearsal that failed: {why}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """All that is told and kept of one rehearsal."""
+
+    request: RehearsalRequest
+    source: Source
+    never_stops: bool
+    verdict: Verdict
+    outcome: Outcome
+    stream_end: StreamEnd | None
+
+    def lines(self, recorder: Recorder) -> dict[str, Any]:
+        """By kind, what is appended to the recorded trace."""
+        found: dict[str, Any] = {"rehearsal": self._summary(recorder)}
+        if self.stream_end is not None and self.stream_end.xray is not None:
+            found["xray"] = dict(self.stream_end.xray)
+        return found
+
+    def _summary(self, recorder: Recorder) -> dict[str, Any]:
+        cost = self.outcome.cost
+        end = self.stream_end
+        return {
+            "format": FORMAT,
+            "verdict": self.verdict.answer,
+            "why": self.verdict.why,
+            "seconds": round(recorder.ended_at(), 3),
+            "limits": self.request.to_json()["rehearse"]["limits"],
+            "never_stops": self.never_stops,
+            "reached_switchover": end is not None and end.how == "switchover",
+            "zero_pages": end.zero_pages if end is not None else None,
+            "work_loss_percent": cost.work_loss_percent if cost is not None else None,
+            "vcpu_run_delay_percent": cost.vcpu_run_delay_percent if cost is not None else {},
+            "not_measured": self._not_measured(),
+            "warnings": self._warnings(),
+        }
+
+    def _not_measured(self) -> list[str]:
+        """What a move with the VM's own settings would have and a rehearsal has not."""
+        settings = self.source.party.settings or {"parameters": {}, "capabilities": {}}
+        found = []
+        if settings["parameters"].get("tls-creds"):
+            found.append("tls")
+        if settings["capabilities"].get("multifd"):
+            found.append("multifd")
+        return found
+
+    def _warnings(self) -> list[str]:
+        warnings = list(self.stream_end.problems) if self.stream_end is not None else []
+        if self.source.ram_trap:
+            warnings.append(f"the figures are too low: {self.source.ram_trap}")
+        return warnings
