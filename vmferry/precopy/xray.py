@@ -20,7 +20,7 @@ class Row:
     """The pages of one pass or sweep; `n` counts from 1.
 
     `zero`, `ordinary` and `xbzrle` add up to all pages, and so do `first` (sent for the first time)
-    and `resent`. Of the ordinary pages that were sent again, `compared` could be compared with what
+    and `resent`. Of the `resent_ordinary` pages among these, `compared` could be compared with what
     was sent before, and `same` had not changed. `bytes` and `resent_bytes` are on the wire.
     """
 
@@ -30,6 +30,7 @@ class Row:
     xbzrle: int = 0
     first: int = 0
     resent: int = 0
+    resent_ordinary: int = 0
     compared: int = 0
     same: int = 0
     bytes: int = 0

@@ -67,19 +67,22 @@ class _Rows:
             self.rows.append(Row(n=len(self.rows) + 1))
         row = self.rows[number]
         kinds = np.bincount(piece.kinds[part], minlength=3).tolist()
-        first = int(np.count_nonzero(piece.first[part]))
+        again = ~piece.first[part]
+        resent = int(np.count_nonzero(again))
+        resent_ordinary = int(np.count_nonzero(again & (piece.kinds[part] == ORDINARY)))
         sizes, content = piece.bytes[part], piece.content[part]
         self.rows[number] = Row(
             n=row.n,
             zero=row.zero + kinds[ZERO],
             ordinary=row.ordinary + kinds[ORDINARY],
             xbzrle=row.xbzrle + kinds[XBZRLE],
-            first=row.first + first,
-            resent=row.resent + len(sizes) - first,
+            first=row.first + len(sizes) - resent,
+            resent=row.resent + resent,
+            resent_ordinary=row.resent_ordinary + resent_ordinary,
             compared=row.compared + int(np.count_nonzero(content != UNKNOWN)),
             same=row.same + int(np.count_nonzero(content == SAME)),
             bytes=row.bytes + int(sizes.sum(dtype=np.int64)),
-            resent_bytes=row.resent_bytes + int(sizes[~piece.first[part]].sum(dtype=np.int64)),
+            resent_bytes=row.resent_bytes + int(sizes[again].sum(dtype=np.int64)),
         )
         self.heat.add(number, piece.first_cell, piece.cells[part])
 
