@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 from vmferry.precopy.profile import DirtyProfile
 from vmferry.precopy.quantiles import Quantiles
 
+# Of an idle guest's move on one host; docs/forecast.md.
+FIXED_DOWNTIME = Quantiles(0.010, 0.015, 0.030)
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
     """How a migration is set up, by QEMU's parameters.
 
     `bandwidth` is the cap in bytes per second, 0 for none; `throttle` in per cent of the guest's
-    time; `compress` names a ratio of the profile, such as `zstd-1`, and is empty for none.
+    time; `compress` names a ratio of the profile, such as `zstd-1`, and is empty for none. With
+    `auto_converge` QEMU raises the throttle by itself.
     """
 
     bandwidth: int = 0
@@ -22,6 +26,7 @@ class Setting:
     compress: str = ""
     xbzrle: bool = False
     post_copy: bool = False
+    auto_converge: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ class Host:
     zero_pages_per_second: float = 1.5e6
     sync_seconds: float = 0.001
     sync_seconds_per_page: float = 0.0
-    fixed_downtime_seconds: Quantiles = Quantiles(0.010, 0.015, 0.030)
+    fixed_downtime_seconds: Quantiles = FIXED_DOWNTIME
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,40 @@
-"""Whether a migration will converge, how long it takes and how long the guest will stand still."""
+"""Whether a migration will converge, how long it takes and how long the guest will stand still.
+
+One computation for all cases: every uncertain input is drawn (draws.py), the passes of every draw
+are gone through by QEMU's rules (forecast_map.py), and the quantiles are those of the draws.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Any, Literal
 
+import numpy as np
+
 from vmferry.precopy.case import Case, Host, Link, Setting, Standing
+from vmferry.precopy.draws import DRAWS
+from vmferry.precopy.forecast_map import Ends, run
+from vmferry.precopy.forecast_rows import rows_of
+from vmferry.precopy.forecast_words import given, why
 from vmferry.precopy.profile import DirtyProfile
 from vmferry.precopy.quantiles import Quantiles
+from vmferry.precopy.shape import Floats, Shapes
 
 Verdict = Literal["converges", "does-not-converge", "uncertain"]
 Change = Literal["bandwidth", "downtime", "throttle", "compression", "post-copy"]
+
+# At least so likely, or at most one minus it: else it is uncertain.
+CERTAIN = 0.8
+# How far the map itself is off, as a standard deviation of the logarithm: a draw that is nearer to
+# the edge than that counts for both sides.
+_DOUBT = 0.08
+_SHARES = (0.1, 0.5, 0.9)
+_NEVER = 1e300  # sorts behind what ends, and can be calculated with
+# The normal distribution as a table, for arrays.
+_STEPS = np.linspace(-6, 6, 241)
+_BELOW = np.array([NormalDist().cdf(step) for step in _STEPS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +105,84 @@ def forecast(
 
 
 def forecast_many(cases: Sequence[Case]) -> list[Forecast]:
-    """The forecasts of many migrations, in one computation."""
-    raise NotImplementedError
+    """The forecasts of many migrations, in one computation.
+
+    Raises UsageError where a setting needs what the profile does not tell.
+    """
+    if not cases:
+        return []
+    ends = _run(cases)
+    p = _p_converge(ends)
+    totals = _quantiles_of(ends.seconds * 1000, ends)
+    downtimes = _quantiles_of(ends.downtime * 1000, ends)
+    sizes = _quantiles_of(ends.bytes, ends)
+    passes = _quantiles_of(ends.passes, ends)
+    shortest = (ends.shortest, ends.dirtied, ends.sendable, ends.speed)
+    decisive = [np.median(one.reshape(-1, DRAWS), axis=1) for one in shortest]
+    known: dict[int, dict[str, Any]] = {}
+    forecasts = []
+    for i, case in enumerate(cases):
+        verdict = _verdict(float(p[i]))
+        ends_at_all = verdict != "does-not-converge" and totals[i] is not None
+        forecasts.append(
+            Forecast(
+                verdict=verdict,
+                p_converge=round(float(p[i]), 3),
+                given=given(case, known),
+                total_ms=totals[i] if ends_at_all else None,
+                downtime_ms=downtimes[i] if ends_at_all else None,
+                bytes=sizes[i] if ends_at_all else None,
+                passes=passes[i] if ends_at_all else None,
+                why=why(case, *(float(one[i]) for one in decisive)),
+            )
+        )
+    return forecasts
 
 
 def converges_with(case: Case, setting: Setting) -> float:
     """The probability that `case` converges with another setting."""
-    raise NotImplementedError
+    return float(p_converge([replace(case, setting=setting)])[0])
+
+
+def p_converge(cases: Sequence[Case]) -> Floats:
+    """The probability of each case that it converges: what a search for a root asks for."""
+    return _p_converge(_run(cases))
+
+
+def _run(cases: Sequence[Case]) -> Ends:
+    return run(rows_of(cases), Shapes.of([case.profile for case in cases]))
+
+
+def _p_converge(ends: Ends) -> Floats:
+    """The share of the draws that converge; one near the edge counts in part."""
+    share = np.interp(ends.margin / _DOUBT, _STEPS, _BELOW)
+    share = np.where(ends.converged, np.maximum(share, 0.5), np.minimum(share, 0.5))
+    mean: Floats = share.reshape(-1, DRAWS).mean(axis=1)
+    return mean
+
+
+def _verdict(p: float) -> Verdict:
+    if p >= CERTAIN:
+        return "converges"
+    return "does-not-converge" if p <= 1 - CERTAIN else "uncertain"
+
+
+def _quantiles_of(values: Floats, ends: Ends) -> list[Quantiles | None]:
+    """The quantiles of each case over its draws that converge."""
+    ordered = np.sort(np.minimum(values, _NEVER).reshape(-1, DRAWS), axis=1)
+    counts = ends.converged.reshape(-1, DRAWS).sum(axis=1)
+    columns = []
+    for share in _SHARES:
+        place = np.clip(share * counts - 0.5, 0, np.maximum(counts - 1, 0))
+        low = place.astype(np.intp)
+        high = np.minimum(low + 1, np.maximum(counts - 1, 0))
+        part = place - low
+        a, b = (np.take_along_axis(ordered, at[:, None], 1)[:, 0] for at in (low, high))
+        columns.append(a + part * (b - a))
+    return [
+        Quantiles(float(p10), float(p50), float(p90)) if count else None
+        for p10, p50, p90, count in zip(*columns, counts, strict=True)
+    ]
 
 
 def _quantiles(value: Quantiles | None) -> dict[str, float] | None:

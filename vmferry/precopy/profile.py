@@ -1,18 +1,28 @@
-"""What was measured of a guest's memory: the dirty curve's points with their uncertainty, and sizes.
+"""What was measured of a guest's memory: points of the dirty curve, with doubts, and sizes.
 
 The points say nothing of the link or the settings that a migration has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from math import exp, hypot, log
+from typing import Any, Literal
 
 from vmferry.precopy.curve import DirtyCurve
+from vmferry.precopy.draws import Z90
 
 Source = Literal["rehearsal", "run", "calc-dirty-rate", "trace", "assumed"]
-SOURCES: tuple[Source, ...] = get_args(Source)
+
+# In falling order of trust; a trace is a run that somebody else recorded.
+SOURCES: tuple[Source, ...] = ("rehearsal", "run", "trace", "calc-dirty-rate", "assumed")
+# Two windows this near to each other tell the same: the more trusted one is taken.
+_SAME_WINDOW = 2.0
+# A load drifts: after an hour it is off by 5 % (one standard deviation), growing with the root of
+# the time, and after days it is as different as any other load at another hour.
+DRIFT_OF_AN_HOUR, MOST_DRIFT = 0.05, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +49,8 @@ class DirtyProfile:
     work that it lost besides. `overlap` is the share of what a pass left over that the guest
     dirtied again meanwhile, None where it was not measured. `compress` are ratios (2 is half the
     bytes) by algorithm, `xbzrle_ratio` the same for pages sent again. `working_set` is the least
-    that the guest rewrites in the long run, 0 where nobody knows.
+    that the guest rewrites in the long run, 0 where nobody knows, and `zero_share` the share of
+    zero pages in what is sent again.
     """
 
     points: tuple[CurvePoint, ...]
@@ -54,8 +65,86 @@ class DirtyProfile:
     working_set: float = 0.0
     slowdown: float = 0.0
     source: Source = "assumed"
+    zero_share: float = 0.0
 
     @property
     def curve(self) -> DirtyCurve:
-        """The concave curve through the points."""
-        return DirtyCurve.through((point.seconds, point.bytes) for point in self.points)
+        """The concave curve that fits the points best: their hull, lowered to lie among them."""
+        hull = DirtyCurve.through((point.seconds, point.bytes) for point in self.points)
+        offs = [
+            (log(point.bytes / hull(point.seconds)), _certainty(point))
+            for point in self.points
+            if point.seconds > 0 and point.bytes > 0
+        ]
+        if not offs:
+            return hull
+        weight = sum(certainty for _, certainty in offs)
+        return hull.scaled(exp(sum(off * certainty for off, certainty in offs) / weight))
+
+    def aged(self, now: float) -> DirtyProfile:
+        """The profile with each point's doubt grown by its age; `now` is unix time."""
+        return dataclasses.replace(
+            self, points=tuple(_aged(point, now - point.at) for point in self.points)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The dirty curve file (format 1)."""
+        values = dataclasses.asdict(self)
+        values["compress"] = dict(self.compress)
+        return {"format": 1, **values}
+
+
+def merge(profiles: Sequence[DirtyProfile], now: float) -> DirtyProfile:
+    """One profile from several of one guest. `now` is unix time. Raises ValueError for none.
+
+    The more trusted one (see SOURCES), and of two alike the later one, gives the sizes and all its
+    points; the others add windows that it did not measure. Doubts grow with age. Points that were
+    measured at another throttle are turned into windows of the same guest time.
+    """
+    if not profiles:
+        raise ValueError("there is nothing to merge")
+    ranked = sorted(profiles, key=lambda one: (SOURCES.index(one.source), -_latest(one)))
+    best = ranked[0]
+    points: list[CurvePoint] = []
+    for profile in ranked:
+        clock = (1 - profile.throttle / 100) / (1 - best.throttle / 100)
+        for point in profile.aged(now).points:
+            seconds = point.seconds * clock
+            taken = (p.seconds for p in points)
+            if profile is best or not _any_near(seconds, taken):
+                points.append(dataclasses.replace(point, seconds=seconds))
+    return dataclasses.replace(
+        best,
+        points=tuple(sorted(points, key=lambda point: point.seconds)),
+        overlap=next((one.overlap for one in ranked if one.overlap is not None), None),
+        compress={key: one.compress[key] for one in reversed(ranked) for key in one.compress},
+        xbzrle_ratio=next((o.xbzrle_ratio for o in ranked if o.xbzrle_ratio is not None), None),
+        working_set=next((one.working_set for one in ranked if one.working_set > 0), 0.0),
+    )
+
+
+def log_deviations(point: CurvePoint) -> tuple[float, float]:
+    """The standard deviations of the point's logarithm, downward and upward."""
+    low, middle, high = (max(size, 1.0) for size in (point.low, point.bytes, point.high))
+    return log(middle / low) / Z90, log(high / middle) / Z90
+
+
+def _certainty(point: CurvePoint) -> float:
+    down, up = log_deviations(point)
+    return 1 / max((down + up) / 2, 0.02) ** 2
+
+
+def _aged(point: CurvePoint, seconds: float) -> CurvePoint:
+    if point.at <= 0 or seconds <= 0 or point.bytes <= 0:
+        return point
+    drift = min(DRIFT_OF_AN_HOUR * (seconds / 3600) ** 0.5, MOST_DRIFT)
+    down, up = (exp(Z90 * hypot(one, drift)) for one in log_deviations(point))
+    return dataclasses.replace(point, low=point.bytes / down, high=point.bytes * up)
+
+
+def _any_near(seconds: float, taken: Iterable[float]) -> bool:
+    return any(1 / _SAME_WINDOW < seconds / other < _SAME_WINDOW for other in taken)
+
+
+def _latest(profile: DirtyProfile) -> float:
+    return max((point.at for point in profile.points), default=0.0)
