@@ -33,7 +33,7 @@ class PlainStream:
     """One stream, read to its end by `events`."""
 
     def __init__(self, data: bytes, page_size: int = 4096) -> None:
-        self.last: bytes | None = None  # the block of the last page
+        self.last = b""  # the block of the last page
         self.data = data
         self.page = page_size
         self.pos = 0
@@ -185,7 +185,7 @@ class PlainStream:
             kind = {0x02: "zero", 0x08: "ordinary", 0x40: "xbzrle"}.get(flags & ~0x20)
             self.need(kind is not None)
             if flags & 0x20:
-                self.need(self.last is not None)
+                self.need(self.last != b"")
             else:
                 self.last = self.string()
                 self.need(self.last in self.blocks)
@@ -236,8 +236,8 @@ class PlainStream:
         return size
 
 
-def text(name: bytes | None) -> str:
-    return (name or b"").decode("utf-8", "backslashreplace")
+def text(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")
 
 
 def plain_events(data: bytes, page_size: int = 4096) -> list[Event]:

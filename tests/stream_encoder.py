@@ -45,8 +45,8 @@ class Encoder:
     def word(self, word: int) -> None:
         self.out += struct.pack(">Q", word)
 
-    def blocks(self, *blocks: tuple[bytes, int] | tuple[bytes, int, int]) -> None:
-        """Name, size, and maybe one more word of each."""
+    def blocks(self, *blocks: tuple[bytes, *tuple[int, ...]]) -> None:
+        """Name, size, and maybe more words of each."""
         self.word(sum(block[1] for block in blocks) | 0x04)
         for name, *words in blocks:
             self.out += named(name) + struct.pack(f">{len(words)}Q", *words)
