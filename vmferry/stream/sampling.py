@@ -67,7 +67,7 @@ class Versions:
         self._sends[slot] = sends
 
     def _sampled(self, pages: NDArray[np.int64]) -> NDArray[np.bool_]:
-        sampled: NDArray[np.bool_] = mixed(pages) < np.uint64(self.share * 2.0**63) * np.uint64(2)
+        sampled: NDArray[np.bool_] = mixed(pages) >> np.uint64(32) < int(self.share * 2**32)
         return sampled
 
     def _thin_out(self) -> None:
