@@ -21,6 +21,7 @@ from vmferry.cli.demo import demo
 from vmferry.cli.ls import ls
 from vmferry.cli.migrate import migrate
 from vmferry.cli.output import printable
+from vmferry.cli.probe import probe
 from vmferry.cli.recover import recover
 from vmferry.cli.rehearse import rehearse
 from vmferry.cli.report import report
@@ -54,6 +55,7 @@ for command in (
     stop,
     migrate,
     rehearse,
+    probe,
     recover,
     runs,
     show,

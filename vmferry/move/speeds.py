@@ -1,0 +1,114 @@
+"""What is known of the way to a destination, from earlier moves there, rehearsals and probes.
+
+Earlier moves tell most, since the network and QEMU at both ends were in them. A rehearsal is QEMU's
+own sender without the network, a probe the network without QEMU: together they bound the speed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from vmferry.errors import UsageError
+from vmferry.journal import Journal, Run
+from vmferry.journal.probes import newest_probe
+from vmferry.move.parties import Parties
+from vmferry.precopy.case import Host, Link
+from vmferry.precopy.speeds import UNKNOWN, Seen, behind_limit, burst_of, look_at, slower
+from vmferry.precopy.trace import Item, TraceError, item_of
+from vmferry.vm.address import Destination, Local, Tcp, parse_destination
+
+_NEWEST_RUNS = 8
+_REHEARSAL = "rehearse"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The way to a destination. `source` says in words where its figures are from; not `measured`
+    means that nothing is known and they are as wide as what is usual."""
+
+    link: Link
+    host: Host
+    source: str
+    measured: bool = True
+
+
+def link_between(journal: Journal, vm: str, destination: Destination) -> Link | None:
+    """The speeds of the way from here to `destination`; None where nothing tells them.
+
+    `vm` is the journal's name of a VM. Raises JournalError.
+    """
+    way = way_to(journal, vm, destination)
+    return way.link if way.measured else None
+
+
+def way_to(journal: Journal, vm: str, destination: Destination) -> Way:
+    """All that is known of the way from here to `destination`. Raises JournalError."""
+    place = place_of(destination)
+    runs = journal.runs()
+    moves = [run for run in runs if _place_of_run(run) == place]
+    # Another VM's moves tell of the same network, and of a QEMU that may be busier.
+    for chosen, whose in (([run for run in moves if run.vm == vm], "its"), (moves, "other VMs'")):
+        seen = _seen(journal, chosen)
+        if (link := seen.link) is not None:
+            return Way(link, seen.host(link), f"{whose} earlier moves to {place}")
+    rehearsed = _seen(journal, [run for run in runs if run.policy == _REHEARSAL and run.vm == vm])
+    return _without_moves(place, rehearsed)
+
+
+def place_of(destination: Destination) -> str:
+    """What a destination is called here, whichever port is used there."""
+    match destination:
+        case Local():
+            return "local"
+        case Tcp(host):
+            return f"tcp:{host}"
+    return destination.uri
+
+
+def _without_moves(place: str, rehearsed: Seen) -> Way:
+    sources = []
+    speed = UNKNOWN
+    probe = newest_probe(place)
+    if probe is not None:
+        speed = slower(speed, behind_limit(probe.speed) if probe.limited else probe.speed)
+        sources.append(f"a probe of the way to {place}")
+    if (sender := rehearsed.link) is not None:
+        # Where no network is in between, the sender's speed is all there is.
+        alone = place == "local" and probe is None
+        speed = sender.speed if alone else slower(speed, sender.speed)
+        sources.append("its rehearsals")
+    link = Link(speed, burst_of(speed))
+    source = " and ".join(sources) or "what is usual"
+    return Way(link, rehearsed.host(link), source, measured=bool(sources))
+
+
+def _place_of_run(run: Run) -> str | None:
+    """Where a run went, in the words of `place_of`; None for one that went nowhere."""
+    try:
+        parties = Parties.from_json(run.parties)
+        if parties.destination.instance is not None:
+            return "local"
+        return place_of(parse_destination(parties.uri))
+    except (UsageError, LookupError, TypeError):
+        return None
+
+
+def _seen(journal: Journal, runs: Sequence[Run]) -> Seen:
+    found = Seen()
+    for run in runs[-_NEWEST_RUNS:]:
+        found += look_at(_items(journal, run))
+    return found
+
+
+def _items(journal: Journal, run: Run) -> Iterator[Item]:
+    for line in journal.lines(run.id):
+        value = json.loads(line)
+        if "vmferry" in value:
+            continue
+        try:
+            yield item_of(value)
+        except TraceError:
+            # Of another kind than a move's trace has.
+            continue

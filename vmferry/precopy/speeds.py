@@ -1,0 +1,285 @@
+"""The two speeds of a link, as intervals, from what earlier migrations and probes showed.
+
+R is the speed of the passes without a cap, B that of the switchover, which no cap holds. Both are
+of the slowest on the way: QEMU at either end, or the network. A cap that was reached says only
+that R is no less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from vmferry.precopy.case import Host, Link
+from vmferry.precopy.passes import PassTracker
+from vmferry.precopy.quantiles import Quantiles
+from vmferry.precopy.sample import Event, Sample
+from vmferry.precopy.trace import Item, Note
+from vmferry.units import MIB
+
+# Where nobody knows: from a network of 1 Gbit/s to one thread of QEMU on a fast network.
+UNKNOWN = Quantiles(100 * MIB, 400 * MIB, 1200 * MIB)
+# QEMU with a cap sends in bursts, ten a second: a window holds a few of them, or its speed wavers.
+_CAPPED_SECONDS, _FREE_SECONDS = 1.0, 0.2
+# Below this share of the cap something else was in the way.
+_REACHED = 0.85
+# Pages of zeros cost time and no bytes, so windows with more of them tell nothing of the speed.
+_MOST_ZEROS, _MOSTLY_ZEROS = 0.02, 0.98
+_LEAST_BURST = 1 * MIB
+# What a few windows of one day miss of other days.
+_OTHER_DAYS = 0.1
+# A cap that was reached: the speed behind it may be this many times as high.
+_BEHIND_CAP = (1.0, 2.0, 8.0)
+# The vCPUs stand during the switchover, so the sender has their cores and no page is sent twice.
+_BURST_OF_SPEED = (1.0, 1.1, 1.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was seen of one link in one migration or in several; `+` adds them up.
+
+    Bytes per second: `free` without a cap in the way, `capped` with one that was reached. Zero
+    pages a second. Pairs of bytes and seconds: `passes` without a cap, from pass 2 on, the last
+    part of each `switchover` (from the order to go on to the destination's last word), and each
+    `downtime` as a whole.
+    """
+
+    free: tuple[float, ...] = ()
+    capped: tuple[float, ...] = ()
+    zero_pages: tuple[float, ...] = ()
+    setups: tuple[float, ...] = ()
+    passes: tuple[tuple[float, float], ...] = ()
+    switchovers: tuple[tuple[float, float], ...] = ()
+    downtimes: tuple[tuple[float, float], ...] = ()
+
+    def __add__(self, other: Seen) -> Seen:
+        return Seen(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Seen)))
+
+    @property
+    def link(self) -> Link | None:
+        """Both speeds; None where nothing was seen of either."""
+        burst = _burst(self.switchovers)
+        speed = _speed(self.free, self.capped, burst)
+        if speed is None:
+            return None
+        return Link(speed, burst or burst_of(speed))
+
+    def host(self, link: Link) -> Host:
+        """What both ends take for themselves, as far as it was seen; usual values else."""
+        usual = Host()
+        sync = _line(self.passes)
+        downtimes = [max(seconds - sent / link.burst.p50, 0.0) for sent, seconds in self.downtimes]
+        return Host(
+            setup_seconds=float(np.median(self.setups)) if self.setups else usual.setup_seconds,
+            zero_pages_per_second=(
+                float(np.median(self.zero_pages))
+                if self.zero_pages
+                else usual.zero_pages_per_second
+            ),
+            sync_seconds=usual.sync_seconds if sync is None else max(sync[1], 0.0),
+            fixed_downtime_seconds=(
+                quantiles(downtimes) if downtimes else usual.fixed_downtime_seconds
+            ),
+        )
+
+
+def quantiles(values: Sequence[float]) -> Quantiles:
+    """The quantiles of what was seen, wider where that is little."""
+    p10, p50, p90 = (float(one) for one in np.percentile(values, (10, 50, 90)))
+    wider = 1 + _OTHER_DAYS / len(values) ** 0.5
+    return Quantiles(p10 / wider, p50, p90 * wider)
+
+
+def speed_of_probe(windows: Sequence[tuple[float, int]], limit: int) -> tuple[Quantiles, bool]:
+    """The speed in the windows (seconds, bytes) of a probe, and whether its `limit` held it.
+
+    The first fifth is left out: a network connection starts slowly. Raises ValueError where too
+    few windows are left.
+    """
+    kept = [size / seconds for seconds, size in windows[max(len(windows) // 5, 1) :] if seconds > 0]
+    if len(kept) < 3:
+        raise ValueError("too short")
+    speed = quantiles(kept)
+    return speed, limit > 0 and speed.p50 >= _REACHED * limit
+
+
+def behind_limit(speed: Quantiles) -> Quantiles:
+    """What may be behind a limit that was reached."""
+    return _spread(Quantiles.exact(speed.p50), _BEHIND_CAP)
+
+
+def burst_of(speed: Quantiles) -> Quantiles:
+    """B where only R is known."""
+    return _spread(speed, _BURST_OF_SPEED)
+
+
+def slower(one: Quantiles, other: Quantiles) -> Quantiles:
+    """The speed of two things in a row."""
+    return Quantiles(min(one.p10, other.p10), min(one.p50, other.p50), min(one.p90, other.p90))
+
+
+def look_at(items: Iterable[Item]) -> Seen:
+    """What one recorded migration shows; times in seconds since migrate was issued."""
+    tracker = PassTracker()
+    caps = _Caps()
+    windows: list[_Window] = []
+    start: Sample | None = None
+    last: Sample | None = None
+    events: dict[str, float] = {}
+    for item in items:
+        if isinstance(item, Note):
+            caps.receive(item)
+            start = None
+            continue
+        tracker.receive(item)
+        if isinstance(item, Event):
+            if item.side == "source" and item.name == "MIGRATION":
+                events.setdefault(str(item.data.get("status")), item.t)
+            continue
+        last = item if item.total else last
+        if item.status != "active" or not item.total:
+            start = None
+        elif start is None or item.sync_count != start.sync_count:
+            start = item
+        elif item.t - start.t >= (_CAPPED_SECONDS if caps.now else _FREE_SECONDS):
+            windows.append(_Window.between(start, item, caps.now))
+            start = item
+    free = [one.speed for one in windows if one.tells_speed and not one.reached_cap]
+    capped = [one.speed for one in windows if one.tells_speed and one.reached_cap]
+    seen = Seen(
+        free=tuple(free),
+        capped=tuple(capped),
+        zero_pages=tuple(one.zero_rate for one in windows if one.zeros >= _MOSTLY_ZEROS),
+        passes=() if caps.ever else _passes(tracker),
+    )
+    return seen if last is None else seen + _ending(last, events)
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Part of one pass: bytes per second, pages per second, the share of zero pages."""
+
+    speed: float
+    zero_rate: float
+    zeros: float
+    cap: int
+
+    @classmethod
+    def between(cls, a: Sample, b: Sample, cap: int) -> _Window:
+        seconds = b.t - a.t
+        pages = b.sent_pages - a.sent_pages
+        zero_pages = b.zero_pages - a.zero_pages
+        return cls(
+            (b.transferred - a.transferred) / seconds,
+            zero_pages / seconds,
+            zero_pages / pages if pages > 0 else 1.0,
+            cap,
+        )
+
+    @property
+    def tells_speed(self) -> bool:
+        return self.zeros <= _MOST_ZEROS and self.speed > 0
+
+    @property
+    def reached_cap(self) -> bool:
+        return self.cap > 0 and self.speed >= _REACHED * self.cap
+
+
+class _Caps:
+    """The cap in force, from what a trace says of parameters and of what a policy did."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.ever = False
+
+    def receive(self, note: Note) -> None:
+        value = note.value
+        if not isinstance(value, dict):
+            return
+        if note.kind == "action" and value.get("kind") == "bandwidth" and note.result == "ok":
+            self._set(value.get("bytes_per_second"))
+        elif note.kind == "parameters":
+            self._set(value.get("max-bandwidth"))
+
+    def _set(self, cap: object) -> None:
+        if isinstance(cap, int):
+            self.now = cap
+            self.ever = self.ever or cap > 0
+
+
+def _passes(tracker: PassTracker) -> tuple[tuple[float, float], ...]:
+    return tuple(
+        (float(one.sent_bytes), one.duration_ms / 1000)
+        for one in tracker.passes
+        if one.n > 1 and not one.switchover and not {"duration_ms", "sent_bytes"} & {*one.estimated}
+    )
+
+
+def _ending(last: Sample, events: dict[str, float]) -> Seen:
+    setups = () if last.setup_ms is None else (last.setup_ms / 1000,)
+    if last.status != "completed" or not last.downtime_ms:
+        return Seen(setups=setups)
+    sent = float(last.downtime_bytes)
+    switchovers: tuple[tuple[float, float], ...] = ()
+    if {"device", "completed"} <= events.keys():
+        switchovers = ((sent, events["completed"] - events["device"]),)
+    return Seen(
+        setups=setups, switchovers=switchovers, downtimes=((sent, last.downtime_ms / 1000),)
+    )
+
+
+def _speed(
+    free: Sequence[float], capped: Sequence[float], burst: Quantiles | None
+) -> Quantiles | None:
+    """R: what was seen of it, else what a reached cap leaves open."""
+    if free:
+        return quantiles(free)
+    if capped:
+        behind = behind_limit(quantiles(capped))
+        return behind if burst is None else slower(_at_least(burst, behind.p10), behind)
+    return burst
+
+
+def _burst(switchovers: Sequence[tuple[float, float]]) -> Quantiles | None:
+    """B from switchovers that sent enough to tell it from what else takes time in them."""
+    telling = [(sent, seconds) for sent, seconds in switchovers if sent >= _LEAST_BURST]
+    if not telling:
+        return None
+    line = _line(switchovers)
+    fixed = max(line[1], 0.0) if line is not None else 0.0
+    # Without a line the rest of the time is unknown: less of it makes B higher.
+    speeds = [sent / max(seconds - fixed, seconds / 4) for sent, seconds in telling if seconds > 0]
+    if not speeds:
+        return None
+    found = quantiles(speeds)
+    return found if line is not None else _spread(found, (1.0, 1.25, 2.0))
+
+
+def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
+    """Seconds for each byte, and seconds at 0 bytes, as most pairs of points have it.
+
+    None where the sizes lie too near each other. Source: H. Theil and P. K. Sen's estimator.
+    """
+    ordered = sorted(points)
+    if len(ordered) < 3 or ordered[-1][0] < 4 * max(ordered[0][0], _LEAST_BURST / 16):
+        return None
+    slopes = [
+        (b[1] - a[1]) / (b[0] - a[0])
+        for i, a in enumerate(ordered)
+        for b in ordered[i + 1 :]
+        if b[0] > a[0]
+    ]
+    slope = float(np.median(slopes))
+    if slope <= 0:
+        return None
+    return slope, float(np.median([seconds - slope * size for size, seconds in ordered]))
+
+
+def _at_least(one: Quantiles, floor: float) -> Quantiles:
+    return Quantiles(max(one.p10, floor), max(one.p50, floor), max(one.p90, floor))
+
+
+def _spread(one: Quantiles, factors: tuple[float, float, float]) -> Quantiles:
+    return Quantiles(one.p10 * factors[0], one.p50 * factors[1], one.p90 * factors[2])
