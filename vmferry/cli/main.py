@@ -30,6 +30,7 @@ from vmferry.cli.runs import runs
 from vmferry.cli.show import show
 from vmferry.cli.status import status
 from vmferry.cli.stop import stop
+from vmferry.cli.xray import xray
 from vmferry.errors import VmferryError
 
 INTERRUPTED = 130
@@ -60,6 +61,7 @@ for command in (
     runs,
     show,
     report,
+    xray,
 ):
     app.command()(command)
 

@@ -38,12 +38,17 @@ def render(lines: Iterable[Mapping[str, Any]], outcome: Mapping[str, Any] | None
             *_environment(recording, outcome or {}),
         ]
     )
+    return document(_title(known), body)
+
+
+def document(title: str, body: str) -> str:
+    """A page around `body`, which must be escaped already."""
     style = resources.files("vmferry.report").joinpath("page.css").read_text("utf-8")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(_title(known))}</title>\n<style>{style}</style>\n"
+        f"<title>{escape(title)}</title>\n<style>{style}</style>\n"
         f"<script>{get_plotlyjs()}</script></head>\n<body><main>\n{body}\n"
         f"<footer>Written by vmferry {escape(__version__)}.</footer>\n</main></body></html>\n"
     )
