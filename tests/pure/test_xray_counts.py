@@ -73,7 +73,8 @@ def runs(stream: list[Sent]) -> Iterator[Pages]:
 
 def sweeps(stream: list[Sent]) -> list[int]:
     """Where each begins."""
-    starts, seen = [0], set()
+    starts = [0]
+    seen: set[tuple[int, int]] = set()
     for i, one in enumerate(stream):
         if (one.block, one.page) in seen:
             starts.append(i)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -150,9 +150,20 @@ class XRayResult:
     @property
     def total(self) -> Row:
         """All rows together; its `n` is their number."""
+        return self.sum_of(self.rows)
+
+    @property
+    def column_rows(self) -> list[int]:
+        """How many rows each column of the heat map stands for: the last may have fewer."""
+        firsts = range(0, len(self.rows), self.heat.per_column)
+        return [min(self.heat.per_column, len(self.rows) - first) for first in firsts]
+
+    @staticmethod
+    def sum_of(rows: Sequence[Row]) -> Row:
+        """Some rows together; its `n` is their number."""
         names = [field.name for field in dataclasses.fields(Row) if field.name != "n"]
-        sums = {name: sum(getattr(row, name) for row in self.rows) for name in names}
-        return Row(n=len(self.rows), **sums)
+        sums = {name: sum(getattr(row, name) for row in rows) for name in names}
+        return Row(n=len(rows), **sums)
 
     @property
     def compress_ratios(self) -> dict[str, float]:

@@ -1,0 +1,108 @@
+"""`vmferry xray FILE`: what is in a migration stream that was saved to a file."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO
+
+import typer
+
+from vmferry.cli.options import Json, check_writable
+from vmferry.cli.output import Output, table
+
+if TYPE_CHECKING:
+    from vmferry.precopy.xray import XRayResult
+
+_CHUNK = 1024**2
+_STANDARD_INPUT = "-"
+_MAP_LINES = 24
+
+
+def xray(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="A stream that QEMU wrote: migrate exec:cat>FILE; or - ."
+        ),
+    ],
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="PAGE.html", help="Write a page with the heat map too."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Look into a saved migration stream: what is zero, what is hot, what could be saved."""
+    from vmferry.report.xray_page import render_xray
+
+    output = Output(as_json=json)
+    if report is not None:
+        check_writable("--report", report)
+    result = read(file)
+    if report is not None:
+        report.write_text(render_xray(result, file), "utf-8")
+        output.note(f"the page is {report}")
+    output.record({"event": "xray", **result.to_json()})
+    if not json:
+        _show(result, output)
+
+
+def read(file: str) -> XRayResult:
+    """The X-ray of a file, or of standard input. Raises UsageError, StreamError among them."""
+    from vmferry.errors import UsageError
+    from vmferry.stream.items import Blocks, Pages
+    from vmferry.stream.reader import StreamReader
+    from vmferry.stream.xray import XRay
+
+    reader = StreamReader()
+    found: XRay | None = None
+    try:
+        with _opened(file) as stream:
+            while not reader.done and (data := stream.read(_CHUNK)):
+                for item in reader.feed(data):
+                    if isinstance(item, Blocks):
+                        found = XRay(sum(block.size for block in item.blocks), beside=False)
+                    elif isinstance(item, Pages) and found is not None:
+                        found.see(item)
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from None
+    reader.close()
+    if found is None:
+        raise UsageError(f"{file} is a migration stream without memory")
+    found.close()
+    return found.result()
+
+
+@contextmanager
+def _opened(file: str) -> Iterator[BinaryIO]:
+    if file == _STANDARD_INPUT:
+        yield sys.stdin.buffer
+        return
+    with Path(file).open("rb") as stream:
+        yield stream
+
+
+def _show(result: XRayResult, output: Output) -> None:
+    from vmferry.report.xray_words import (
+        PLAIN_SHADES,
+        SHADES,
+        findings,
+        headline,
+        heat_lines,
+        rows_table,
+    )
+
+    output.say(headline(result))
+    output.say("")
+    output.say(table(rows_table(result)))
+    if sys.stdout.isatty():
+        shades = SHADES if sys.stdout.encoding.lower().startswith("utf") else PLAIN_SHADES
+        width = shutil.get_terminal_size().columns
+        lines = heat_lines(result, width, _MAP_LINES, shades)
+        output.say("\n".join(["", f"Memory sent in each {result.by}, from left to right:", *lines]))
+    found = findings(result)
+    if found:
+        output.say("\n".join(["", *found]))
