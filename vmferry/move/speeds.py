@@ -15,7 +15,7 @@ from vmferry.journal import Journal, Run
 from vmferry.journal.probes import newest_probe
 from vmferry.move.parties import Parties
 from vmferry.precopy.case import Host, Link
-from vmferry.precopy.speeds import UNKNOWN, Seen, behind_limit, burst_of, look_at, slower
+from vmferry.precopy.speeds import SENDER, UNKNOWN, Seen, behind_limit, burst_of, look_at, slower
 from vmferry.precopy.trace import Item, TraceError, item_of
 from vmferry.vm.address import Destination, Local, Tcp, parse_destination
 
@@ -68,16 +68,17 @@ def place_of(destination: Destination) -> str:
 
 
 def _without_moves(place: str, rehearsed: Seen) -> Way:
-    sources = []
-    speed = UNKNOWN
+    """From a probe and rehearsals, as far as there are any: the slower of network and sender."""
     probe = newest_probe(place)
+    sender = rehearsed.link
+    sources = []
+    speed = SENDER if sender is None else sender.speed
     if probe is not None:
         speed = slower(speed, behind_limit(probe.speed) if probe.limited else probe.speed)
         sources.append(f"a probe of the way to {place}")
-    if (sender := rehearsed.link) is not None:
-        # Where no network is in between, the sender's speed is all there is.
-        alone = place == "local" and probe is None
-        speed = sender.speed if alone else slower(speed, sender.speed)
+    elif place != "local":
+        speed = slower(speed, UNKNOWN)
+    if sender is not None:
         sources.append("its rehearsals")
     link = Link(speed, burst_of(speed))
     source = " and ".join(sources) or "what is usual"

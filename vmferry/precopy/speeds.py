@@ -21,6 +21,8 @@ from vmferry.units import MIB
 
 # Where nobody knows: from a network of 1 Gbit/s to one thread of QEMU on a fast network.
 UNKNOWN = Quantiles(100 * MIB, 400 * MIB, 1200 * MIB)
+# QEMU alone, where nobody knows: one thread sends. The least is TCG's on a slow core.
+SENDER = Quantiles(200 * MIB, 600 * MIB, 1500 * MIB)
 # QEMU with a cap sends in bursts, ten a second: a window holds a few of them, or its speed wavers.
 _CAPPED_SECONDS, _FREE_SECONDS = 1.0, 0.2
 # Below this share of the cap something else was in the way.
