@@ -137,6 +137,7 @@ def run(inputs: Rows, shapes: Shapes) -> Ends:
         _decide(course, inputs, ends)
     _give_up(course, inputs, ends, np.ones(len(course.rows), dtype=np.bool_))
     outrun = np.log(ends.sendable / np.maximum(ends.dirtied, 1.0))
+    outrun = np.where(inputs.auto_converge, np.inf, outrun)
     ends.margin = np.where(ends.converged, np.maximum(outrun, ends.margin), ends.margin)
     return ends
 

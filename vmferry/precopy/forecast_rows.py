@@ -70,7 +70,7 @@ def rows_of(cases: Sequence[Case]) -> Rows:
         fixed=drawn(lambda case: case.host.fixed_downtime_seconds, "fixed"),
         phase=every("phase"),
         clock=each(lambda case: 1 / (1 - min(case.profile.throttle, 99) / 100)),
-        rewritten=each(_rewritten),
+        rewritten=each(lambda case: case.profile.rewritten),
         overlap=_overlap(cases),
         post_copy=flags(lambda case: case.setting.post_copy),
         auto_converge=flags(lambda case: case.setting.auto_converge),
@@ -119,11 +119,6 @@ def _ratio(case: Case) -> float:
     return measured[name]
 
 
-def _rewritten(case: Case) -> float:
-    largest = max((point.bytes for point in case.profile.points), default=0.0)
-    return max(case.profile.working_set, largest, 1.0)
-
-
 def _overlap(cases: Sequence[Case]) -> Floats:
     """How many times as often as by chance the left-over pages are hit, in every draw."""
     ranks = uniform("overlap")
@@ -136,7 +131,7 @@ def _overlap(cases: Sequence[Case]) -> Floats:
             rows.append(assumed)
             continue
         shortest = min(profile.points, key=lambda point: point.seconds)
-        by_chance = max(min(shortest.bytes / _rewritten(case), 1.0), 1e-3)
+        by_chance = max(min(shortest.bytes / profile.rewritten, 1.0), 1e-3)
         rows.append(np.minimum(profile.overlap / by_chance * measured, _MOST_OVERLAP))
     return np.concatenate(rows)
 

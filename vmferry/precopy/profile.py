@@ -18,6 +18,10 @@ Source = Literal["rehearsal", "run", "calc-dirty-rate", "trace", "assumed"]
 
 # In falling order of trust; a trace is a run that somebody else recorded.
 SOURCES: tuple[Source, ...] = ("rehearsal", "run", "trace", "calc-dirty-rate", "assumed")
+# Loads grow as T^0.72 over the windows of passes (docs/forecast.md); windows that are to tell the
+# exponent of this one differ by at least this factor.
+EXPONENT, APART = 0.72, 1.5
+_LEAST_PART = 0.1
 # Two windows this near to each other tell the same: the more trusted one is taken.
 _SAME_WINDOW = 2.0
 # A load drifts: after an hour it is off by 5 % (one standard deviation), growing with the root of
@@ -81,6 +85,17 @@ class DirtyProfile:
         weight = sum(certainty for _, certainty in offs)
         return hull.scaled(exp(sum(off * certainty for off, certainty in offs) / weight))
 
+    @property
+    def rewritten(self) -> float:
+        """The set that the guest rewrites in the long run, in bytes; at least 1.
+
+        What was found in the longest window is all of it where the curve is flat there, and a small
+        part where it still grows in proportion.
+        """
+        largest = max((point.bytes for point in self.points), default=0.0)
+        windows = [(point.seconds, point.bytes) for point in self.points]
+        return max(self.working_set, largest, 1.0) / max(1 - growth(windows), _LEAST_PART)
+
     def aged(self, now: float) -> DirtyProfile:
         """The profile with each point's doubt grown by its age; `now` is unix time."""
         return dataclasses.replace(
@@ -121,6 +136,20 @@ def merge(profiles: Sequence[DirtyProfile], now: float) -> DirtyProfile:
         xbzrle_ratio=next((o.xbzrle_ratio for o in ranked if o.xbzrle_ratio is not None), None),
         working_set=next((one.working_set for one in ranked if one.working_set > 0), 0.0),
     )
+
+
+def growth(windows: Iterable[tuple[float, float]]) -> float:
+    """The exponent of the hull of these points (seconds, bytes) at its longest window: 0 is flat.
+
+    That of a usual load where no two windows are far enough apart to tell.
+    """
+    kept = sorted((t, size) for t, size in windows if t > 0 and size > 0)
+    earlier = [t for t, _ in kept if t * APART <= kept[-1][0]]
+    if not earlier:
+        return EXPONENT
+    curve = DirtyCurve.through(kept)
+    longer = kept[-1][0]
+    return log(curve(longer) / curve(earlier[-1])) / log(longer / earlier[-1])
 
 
 def log_deviations(point: CurvePoint) -> tuple[float, float]:

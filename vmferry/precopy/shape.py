@@ -15,20 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmferry.precopy.draws import DRAWS, normal, uniform
-from vmferry.precopy.profile import DirtyProfile, log_deviations
+from vmferry.precopy.profile import APART, EXPONENT, DirtyProfile, growth, log_deviations
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 _KNOTS = 32
 _NOTHING = 1.0  # a byte: what an idle guest dirties, so that it has a logarithm
-# Windows shorter than measured: the usual exponent, how far loads differ in it, and how closely it
+# Windows shorter than measured: how far loads differ in the exponent there, and how closely it
 # follows the exponent between the two shortest windows that were measured.
-EXPONENT, EXPONENT_SPREAD, _FOLLOWS = 0.72, 0.08, 0.1
+EXPONENT_SPREAD, _FOLLOWS = 0.08, 0.1
 _EXPONENT_LEAST = 0.4
 _HIDDEN, _SPREAD_LEAST = 0.3, 0.03
-# The next window that tells an exponent must be this much longer.
-_APART = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +142,7 @@ def _row(profile: DirtyProfile) -> _Row:
         up=np.interp(knots, times, [up for _, up in deviations]),
         shorter=shorter,
         shorter_spread=shorter_spread,
-        longer=_longer(times, sizes),
+        longer=growth(zip(map(exp, times), map(exp, sizes), strict=True)),
         intercept=intercept,
         slope=slope,
         most=most,
@@ -167,18 +165,10 @@ def _shorter(
         # Where the curve steepens towards the shorter windows, it goes on to do so.
         later = (sizes[after] - sizes[following]) / (times[after] - times[following])
         slope = min(slope + max(slope - later, 0.0), 1.0)
-    exponent = EXPONENT + weight * (slope - EXPONENT)
-    # Of a set that is all rewritten in the shortest window nobody knows how fast that was.
+    # A flat curve tells that the set is rewritten, not how fast: shorter windows are steeper again.
+    exponent = EXPONENT + weight * max(slope - EXPONENT, 0.0)
     hidden = weight * max(EXPONENT - slope, 0.0) * _HIDDEN
     return exponent, max(EXPONENT_SPREAD * (1 - weight) ** 0.5, hidden, _SPREAD_LEAST)
-
-
-def _longer(times: Sequence[float], sizes: Sequence[float]) -> float:
-    """The exponent above the longest window, at the most."""
-    earlier = [i for i, t in enumerate(times) if t <= times[-1] - log(_APART)]
-    if not earlier:
-        return EXPONENT
-    return (sizes[-1] - sizes[earlier[-1]]) / (times[-1] - times[earlier[-1]])
 
 
 def _line(times: Sequence[float], sizes: Sequence[float]) -> tuple[float, float]:
@@ -194,4 +184,4 @@ def _line(times: Sequence[float], sizes: Sequence[float]) -> tuple[float, float]
 
 def _apart(times: Sequence[float], i: int) -> int | None:
     """The first window that is long enough after the i-th to tell an exponent."""
-    return next((j for j, t in enumerate(times) if t > times[i] + log(_APART)), None)
+    return next((j for j, t in enumerate(times) if t > times[i] + log(APART)), None)

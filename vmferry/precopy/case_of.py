@@ -1,0 +1,187 @@
+"""The case that a recorded migration is: what was measured, how it was set up, where it stands.
+
+A recording need not say how QEMU was set up. The downtime limit shows in `expected-downtime` while
+QEMU has not computed that yet; a speed that does not waver is a rate limit; and a pass that ends
+with far more left than the threshold was ended by auto-converge's own sync (QEMU 9.2 and later,
+system/cpu-throttle.c).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from vmferry.errors import UsageError
+from vmferry.precopy.case import Case, Link, Setting
+from vmferry.precopy.convergence import quantile
+from vmferry.precopy.passes import PassTracker
+from vmferry.precopy.profile import Source
+from vmferry.precopy.profile_of import profile_of_passes, standing_of, zero_pages_per_second
+from vmferry.precopy.sample import Event, Sample
+from vmferry.precopy.speeds import behind_limit, burst_of, look_at, quantiles
+from vmferry.precopy.trace import Item, Note, Trace
+
+_DEFAULT_LIMIT_MS = 300
+# QEMU's own measure of a speed that a rate limit holds differs by less from window to window.
+_STEADY = 0.03
+_LEAST_SPEEDS = 5
+# A pass that leaves more than this many thresholds, and what one poll may hide, did not end there.
+_FAR_ABOVE, _POLLING_SECONDS = 2.0, 0.25
+_OVER = frozenset({"completed", "failed", "cancelled"})
+
+
+def cut(trace: Trace, after_pass: int) -> Trace:
+    """The recording up to the first sample that shows pass `after_pass` to be over.
+
+    Raises UsageError where it does not reach so far.
+    """
+    items: list[Item] = []
+    reached = 0
+    for item in trace.items:
+        items.append(item)
+        if isinstance(item, Sample):
+            reached = max(reached, item.sync_count)
+            if reached > after_pass:
+                return Trace(trace.header, tuple(items))
+    if reached < after_pass:
+        raise UsageError(
+            f"the trace cannot be cut after pass {after_pass}: it ends in pass {reached}",
+            hint="--after-pass takes the number of a pass that the trace shows",
+        )
+    return trace
+
+
+def case_of(trace: Trace, source: Source = "trace", name: str = "the trace") -> Case:
+    """The migration in `trace` as a case; it stands where the recording ends, if it was not over.
+
+    Raises UsageError where pass 1 is not over.
+    """
+    seen = _Seen()
+    for item in trace.items:
+        seen.receive(item)
+    tracker, last = seen.tracker, seen.last
+    current = None if tracker.ended else tracker.current
+    profile = None
+    if last is not None:
+        profile = profile_of_passes(
+            tracker.passes,
+            current,
+            last,
+            throttles=seen.throttles,
+            source=source,
+            at=_started_at(trace.header),
+        )
+    if last is None or profile is None:
+        raise UsageError(
+            f"{name} ends in pass 1: what the guest dirties shows at the end of a pass",
+            hint="a forecast needs a recording of at least one whole pass",
+        )
+    setting, link = _setting(trace, seen)
+    host = look_at(trace.items).host(link)
+    speed = min(setting.bandwidth or link.speed.p50, link.speed.p50)
+    rate = zero_pages_per_second(tracker.passes, speed)
+    return Case(
+        profile=profile,
+        setting=setting,
+        link=link,
+        host=host if rate is None else replace(host, zero_pages_per_second=rate),
+        standing=standing_of(current, last) if current is not None else None,
+    )
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What the samples and notes told so far."""
+
+    tracker: PassTracker = field(default_factory=PassTracker)
+    last: Sample | None = None
+    throttles: dict[int, float] = field(default_factory=dict)
+    speeds: list[float] = field(default_factory=list)
+    parameters: dict[str, Any] = field(default_factory=dict)
+    limit_ms: int | None = None
+
+    def receive(self, item: Item) -> None:
+        if isinstance(item, Note):
+            self._note(item)
+            return
+        self.tracker.receive(item)
+        if isinstance(item, Event) or item.total == 0 or item.status in _OVER:
+            return
+        self.last = item
+        throttles = self.throttles
+        throttles[item.sync_count] = max(throttles.get(item.sync_count, 0), item.throttle)
+        if item.mbps > 0:
+            self.speeds.append(item.mbps * 1e6 / 8)
+        if self.limit_ms is None and item.dirty_pages_rate == 0:
+            self.limit_ms = item.expected_downtime_ms
+
+    def _note(self, note: Note) -> None:
+        value = note.value
+        if not isinstance(value, dict):
+            return
+        if note.kind == "parameters":
+            self.parameters.update(value)
+        elif note.kind == "action" and note.result in (None, "ok"):
+            if value.get("kind") == "bandwidth":
+                self.parameters["max-bandwidth"] = value.get("bytes_per_second")
+            elif value.get("kind") == "downtime-limit":
+                self.parameters["downtime-limit"] = value.get("milliseconds")
+
+
+def _setting(trace: Trace, seen: _Seen) -> tuple[Setting, Link]:
+    limits = trace.header.get("limits")
+    limits = limits if isinstance(limits, Mapping) else {}
+    # A rehearsal changes QEMU's limit as it goes; what was planned is in its header.
+    limit_ms = _positive(
+        limits.get("downtime_limit_ms"), seen.parameters.get("downtime-limit"), seen.limit_ms
+    )
+    cap = _positive(limits.get("bandwidth"), seen.parameters.get("max-bandwidth"))
+    told = "bandwidth" in limits or "max-bandwidth" in seen.parameters
+    link = look_at(trace.items).link if told else None
+    if link is None:
+        cap, link = _by_speeds(seen.speeds, cap, told)
+    speed = min(cap or link.speed.p50, link.speed.p50)
+    throttle = seen.throttles.get(seen.last.sync_count, 0.0) if seen.last else 0.0
+    setting = Setting(
+        bandwidth=cap or 0,
+        downtime_limit_ms=limit_ms or _DEFAULT_LIMIT_MS,
+        throttle=throttle,
+    )
+    steered = throttle > 0 or _ended_early(seen, speed * setting.downtime_limit_ms / 1000, speed)
+    return replace(setting, auto_converge=steered), link
+
+
+def _by_speeds(speeds: Sequence[float], cap: int | None, told: bool) -> tuple[int | None, Link]:
+    """The cap, where nothing told of it, and the link by QEMU's own measure of its speed."""
+    if len(speeds) < _LEAST_SPEEDS:
+        raise UsageError("the trace has too few samples with a speed to forecast from")
+    low, middle, high = (quantile(speeds, share) for share in (0.1, 0.5, 0.9))
+    if not told and high - low < _STEADY * middle:
+        cap = round(middle)
+    speed = quantiles(speeds)
+    if cap and middle > (1 - _STEADY) * cap:
+        speed = behind_limit(speed)
+    return cap, Link(speed, burst_of(speed))
+
+
+def _ended_early(seen: _Seen, threshold: float, speed: float) -> bool:
+    far = _FAR_ABOVE * threshold + speed * _POLLING_SECONDS
+    following = [*seen.tracker.passes[1:], seen.tracker.current]
+    return any(
+        one.n > 1 and one.left_bytes > far and later is not None and not later.switchover
+        for one, later in zip(seen.tracker.passes, following, strict=True)
+    )
+
+
+def _positive(*values: Any) -> int | None:
+    """The first that is a positive number."""
+    return next((round(v) for v in values if isinstance(v, int | float) and v > 0), None)
+
+
+def _started_at(header: Mapping[str, Any]) -> float:
+    try:
+        return datetime.fromisoformat(str(header.get("started_at"))).timestamp()
+    except ValueError:
+        return 0.0

@@ -1,0 +1,201 @@
+"""The profile of a guest from the passes of a migration: of a run, a rehearsal or a recording.
+
+The sync that begins a pass finds what the guest dirtied during the pass before: a point of the
+dirty curve. Passes of about the same length are one point; how far they lie apart, and how many
+there are, make its doubt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import exp, hypot, log
+
+from vmferry.precopy.case import Standing
+from vmferry.precopy.draws import Z90
+from vmferry.precopy.outcome import PassRecord
+from vmferry.precopy.profile import CurvePoint, DirtyProfile, Source, growth
+from vmferry.precopy.sample import Sample
+
+# Windows that differ by less than this factor are one point.
+_ALIKE = 1.4
+# One pass tells the curve to about 12 % (the median over recorded loads), many to 3 % at best.
+_ONE_PASS, _LEAST_DOUBT = 0.12, 0.03
+# Where passes were shorter than the polling, their figures are guesses.
+_GUESSED = 0.5
+# A load changes: among passes of the same length the late ones count more.
+_HALF_LIFE = 6.0
+# Without MIGRATION_PASS events the time of a sync is known to about half a polling period.
+_POLLING_SECONDS = 0.05
+_MOST_OF_IT = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What one pass tells: W(`seconds`) of the guest's own time; `doubt` in logarithms."""
+
+    seconds: float
+    bytes: float
+    doubt: float
+    weight: float
+
+
+def profile_of_passes(
+    passes: Sequence[PassRecord],
+    current: PassRecord | None,
+    last: Sample,
+    *,
+    throttles: Mapping[int, float] | None = None,
+    source: Source = "run",
+    at: float = 0.0,
+) -> DirtyProfile | None:
+    """The profile that finished passes, and the begin of the `current` one, tell.
+
+    `last` is the last sample with figures, `throttles` the per cent that held the guest in each
+    pass, `at` the unix time. None where pass 1 is not over: then nothing is known of the curve.
+    """
+    if not passes or (current is None and len(passes) < 2):
+        return None
+    throttle = min((throttles or {}).get(last.sync_count, 0.0), 99.0)
+    working_set = _working_set(passes, current)
+    found = _found(passes, current, working_set, throttles or {}, throttle)
+    first = passes[0]
+    zero_pages = first.zero_pages
+    return DirtyProfile(
+        points=tuple(_point(group, at) for group in _groups(found)),
+        ram_bytes=last.total,
+        zero_pages=zero_pages,
+        non_zero_bytes=max(first.dirty_bytes - zero_pages * last.page_size, 0),
+        page_size=last.page_size,
+        throttle=round(throttle),
+        working_set=working_set,
+        source=source,
+        zero_share=_zero_share(passes, last.page_size),
+    )
+
+
+def standing_of(current: PassRecord, last: Sample) -> Standing:
+    """Where a running migration is, by its last sample."""
+    return Standing(
+        t=last.t,
+        number=last.sync_count,
+        remaining=float(last.remaining),
+        sent=float(last.transferred),
+        pass_elapsed=max(last.t - current.start_ms / 1000, 0.0),
+    )
+
+
+def zero_pages_per_second(passes: Sequence[PassRecord], speed: float) -> float | None:
+    """The rate at which zero pages held up pass 1, beyond what it sent at `speed`.
+
+    A rate limit spares time in which a sender scans zero pages that lie among others: then it comes
+    out as high as if they cost nothing. None where pass 1 is not over or had none.
+    """
+    if not passes or passes[0].zero_pages == 0 or speed <= 0:
+        return None
+    first = passes[0]
+    seconds = first.duration_ms / 1000 - first.sent_bytes / speed
+    return first.zero_pages / max(seconds, first.duration_ms / 1e6, 1e-6)
+
+
+def _found(
+    passes: Sequence[PassRecord],
+    current: PassRecord | None,
+    working_set: float,
+    throttles: Mapping[int, float],
+    throttle: float,
+) -> list[_Found]:
+    """What each pass tells, as windows of a guest that is held by `throttle`."""
+    pairs = _pairs(passes, current)
+    certain = [pair for pair in pairs if "new_bytes" not in pair[1].estimated]
+    grows = growth((record.duration_ms, later.new_bytes) for record, later in certain or pairs)
+    result = []
+    for i, (record, later) in enumerate(certain or pairs):
+        seconds = record.duration_ms / 1000
+        # What pass 1 left over are addresses of its own, not pages that the guest rewrites.
+        left = record.left_bytes if record.n > 1 else 0
+        # The curve counts what was dirtied again while it was still waiting to be sent.
+        waiting = min(left / working_set * (1 - grows), _MOST_OF_IT) if working_set > 0 else 0.0
+        blur = min(_POLLING_SECONDS / seconds, 1.0) if "duration_ms" in record.estimated else 0.0
+        clock = (1 - throttles.get(record.n, 0.0) / 100) / (1 - throttle / 100)
+        result.append(
+            _Found(
+                seconds=seconds * clock,
+                bytes=min(later.new_bytes / (1 - waiting), max(working_set, later.new_bytes)),
+                doubt=hypot(_ONE_PASS, blur) if certain else _GUESSED,
+                weight=0.5 ** ((len(certain or pairs) - 1 - i) / _HALF_LIFE),
+            )
+        )
+    return result
+
+
+def _pairs(
+    passes: Sequence[PassRecord], current: PassRecord | None
+) -> list[tuple[PassRecord, PassRecord]]:
+    """Each pass with the one whose sync found what was dirtied during it.
+
+    The switchover's tells nothing, as the vCPUs stood still before it.
+    """
+    following = [*passes[1:], *([current] if current is not None else [])]
+    return [
+        (record, later)
+        for record, later in zip(passes, following, strict=False)
+        if not later.switchover and record.duration_ms > 0
+    ]
+
+
+def _groups(found: Sequence[_Found]) -> list[list[_Found]]:
+    """Passes of about the same length together, in the order of their lengths."""
+    groups: list[list[_Found]] = []
+    for one in sorted(found, key=lambda one: one.seconds):
+        if groups and one.seconds < groups[-1][0].seconds * _ALIKE:
+            groups[-1].append(one)
+        else:
+            groups.append([one])
+    return groups
+
+
+def _point(group: Sequence[_Found], at: float) -> CurvePoint:
+    total = sum(one.weight for one in group)
+    sizes = [log(max(one.bytes, 1.0)) for one in group]
+    middle = sum(s * one.weight for s, one in zip(sizes, group, strict=True)) / total
+    seconds = sum(log(one.seconds) * one.weight for one in group) / total
+    spread = sum((s - middle) ** 2 * one.weight for s, one in zip(sizes, group, strict=True))
+    # So many passes of the same weight would tell as much.
+    count = total**2 / sum(one.weight**2 for one in group)
+    single = max(sum(one.doubt * one.weight for one in group) / total, (spread / total) ** 0.5)
+    doubt = max(single / count**0.5, _LEAST_DOUBT)
+    return CurvePoint(
+        seconds=exp(seconds),
+        bytes=exp(middle),
+        low=exp(middle - Z90 * doubt),
+        high=exp(middle + Z90 * doubt),
+        n=len(group),
+        at=at,
+    )
+
+
+def _working_set(passes: Sequence[PassRecord], current: PassRecord | None) -> float:
+    """The least that the guest's rewritten memory can be: the largest set seen dirty at once."""
+    seen = [one for one in (*passes, *([current] if current else [])) if one.n > 1]
+    found = [one.new_bytes for one in seen if "new_bytes" not in one.estimated]
+    # What pass 1 left over is no rewritten memory.
+    waiting = [one.dirty_bytes for one in seen if one.n > 2]
+    return float(max([*found, *waiting], default=0))
+
+
+def _zero_share(passes: Sequence[PassRecord], page_size: int) -> float:
+    """The share of zero pages in what is sent again.
+
+    In pass 2 some of them are pages that pass 1 had left over: it is not known which.
+    """
+    later = [one for one in passes if one.n > 2 and not one.switchover]
+    sent = sum(one.sent_pages for one in later)
+    if sent > 0:
+        return min(sum(one.zero_pages for one in later) / sent, 1.0)
+    second = next((one for one in passes if one.n == 2 and one.sent_pages > 0), None)
+    if second is None:
+        return 0.0
+    left = passes[0].left_bytes / page_size
+    fewest, most = max(second.zero_pages - left, 0.0), second.zero_pages
+    return min((fewest + most) / 2 / second.sent_pages, 1.0)
