@@ -71,8 +71,8 @@ def test_xbzrle_counts_from_the_third_time_on() -> None:
     assert cut is not None
     assert cut == pytest.approx(0.8 * (1 - (0.1 * PAGE + 11) / RECORD), abs=0.001)
     (line,) = advise(replace(PLAIN, delta=DELTA))
-    assert line.startswith("XBZRLE would cut the bytes sent again by 72%, and by up to 90% in a")
-    assert "500 pages sampled, deltas of 10% of a page" in line
+    assert line.startswith("XBZRLE would cut the bytes sent again by 72 %, and by up to 90 % in a")
+    assert "500 pages sampled, deltas of 10 % of a page" in line
 
 
 def test_xbzrle_spares_unchanged_pages_whole() -> None:
@@ -88,7 +88,7 @@ def test_the_cache_is_named_where_the_default_is_too_small() -> None:
 
 def test_zstd_is_told_with_its_cores() -> None:
     (line,) = advise(replace(PLAIN, compress=(ZSTD,)))
-    assert line.startswith("zstd-1 would cut pass 1 by 50% and needs 1.2 cores at 1.00 GiB/s")
+    assert line.startswith("zstd-1 would cut pass 1 by 50 % and needs 1.2 cores at 1.00 GiB/s")
     assert "1,000 pages compressed on a core of this machine" in line
 
 
@@ -111,12 +111,12 @@ def test_a_higher_level_must_be_worth_it() -> None:
 def test_unchanged_pages_are_told() -> None:
     rows = (row(1, ordinary=1000), row(2, ordinary=1000, resent=1000, same=140))
     (line,) = advise(replace(PLAIN, rows=rows))
-    assert line.startswith("14% of the pages with content that were sent again had not changed")
+    assert line.startswith("14 % of the pages with content that were sent again had not changed")
 
 
 def test_zero_pages_are_told() -> None:
     (line,) = advise(replace(PLAIN, rows=(row(1, ordinary=1000, zero=3000),)))
-    assert line.startswith("zero pages: 75% of the pages sent (3,000) were zero")
+    assert line.startswith("zero pages: 75 % of the pages sent (3,000) were zero")
     assert "11.7 MiB" in line
 
 
@@ -132,4 +132,4 @@ def test_a_stream_with_xbzrle_is_told_what_it_took() -> None:
         xbzrle_bytes=100 * PAGE // 4,
         delta=None,
     )
-    assert advise(used) == ["XBZRLE is on: its 100 pages took 25% of a page each on the average"]
+    assert advise(used) == ["XBZRLE is on: its 100 pages took 25 % of a page each on the average"]

@@ -216,7 +216,7 @@ def test_pages_are_counted_while_the_analyst_stands_still(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Contents, "look", slow)
-        found = XRay(1 * MIB)
+        found = XRay(RAM)
         for _ in range(3):
             for run in runs(stream):
                 found.see(run)

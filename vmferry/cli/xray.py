@@ -36,13 +36,13 @@ def xray(
     json: Json = False,
 ) -> None:
     """Look into a saved migration stream: what is zero, what is hot, what could be saved."""
-    from vmferry.report.xray_page import render_xray
-
     output = Output(as_json=json)
     if report is not None:
         check_writable("--report", report)
     result = read(file)
     if report is not None:
+        from vmferry.report.xray_page import render_xray
+
         report.write_text(render_xray(result, file), "utf-8")
         output.note(f"the page is {report}")
     output.record({"event": "xray", **result.to_json()})
@@ -102,7 +102,7 @@ def _show(result: XRayResult, output: Output) -> None:
         shades = SHADES if sys.stdout.encoding.lower().startswith("utf") else PLAIN_SHADES
         width = shutil.get_terminal_size().columns
         lines = heat_lines(result, width, _MAP_LINES, shades)
-        output.say("\n".join(["", f"Memory sent in each {result.by}, from left to right:", *lines]))
+        output.say("\n".join(["", f"memory sent in each {result.by}, from left to right:", *lines]))
     found = findings(result)
     if found:
         output.say("\n".join(["", *found]))

@@ -62,10 +62,9 @@ def _ordinary_resent_bytes(result: XRayResult) -> int:
 def _xbzrle(result: XRayResult) -> list[str]:
     total = result.total
     if total.xbzrle:
-        average = result.xbzrle_bytes / (total.xbzrle * result.page_size)
+        average = percent(result.xbzrle_bytes / (total.xbzrle * result.page_size))
         return [
-            f"XBZRLE is on: its {total.xbzrle:,} pages took {average:.0%} of a page each on the"
-            " average"
+            f"XBZRLE is on: its {total.xbzrle:,} pages took {average} of a page each on the average"
         ]
     delta, cut = result.delta, xbzrle_cut(result)
     if delta is None or delta.sampled < _FEWEST_DELTAS:
@@ -75,12 +74,13 @@ def _xbzrle(result: XRayResult) -> list[str]:
     long_run = _saving(delta, delta.ratio, result.page_size)
     if max(cut, long_run) < _WORTH:
         return []
-    rests = f"{_pages(delta.sampled)} sampled, deltas of {delta.ratio:.0%} of a page on the average"
-    line = f"XBZRLE would cut the bytes sent again by {cut:.0%}"
+    size = percent(delta.ratio)
+    rests = f"{_pages(delta.sampled)} sampled, deltas of {size} of a page on the average"
+    line = f"XBZRLE would cut the bytes sent again by {percent(cut)}"
     if long_run > cut + _WORTH:
         line += (
-            f", and by up to {long_run:.0%} in a longer migration: it begins with the third time"
-            " that a page is sent"
+            f", and by up to {percent(long_run)} in a longer migration: it begins with the third"
+            " time that a page is sent"
         )
     return [f"{line}{_cache(result)} ({rests})"]
 
@@ -104,11 +104,10 @@ def _compression(result: XRayResult) -> list[str]:
 
 
 def _compression_line(result: XRayResult, one: Compression, cut: float) -> str:
-    what = "pass" if result.by == "pass" else "sweep"
     return (
-        f"{one.name} would cut {what} 1 by {cut:.0%} and needs {one.cpu_seconds_per_gib:.1f} cores"
-        f" at {format_size(GIB)}/s of memory ({_pages(one.sampled)} compressed on a core of this"
-        " machine)"
+        f"{one.name} would cut {result.by} 1 by {percent(cut)} and needs"
+        f" {one.cpu_seconds_per_gib:.1f} cores at {format_size(GIB)}/s of memory"
+        f" ({_pages(one.sampled)} compressed on a core of this machine)"
     )
 
 
@@ -116,9 +115,10 @@ def _unchanged(result: XRayResult) -> list[str]:
     total = result.total
     if not total.compared or total.same / total.compared < _WORTH:
         return []
+    share = percent(total.same / total.compared)
     return [
-        f"{total.same / total.compared:.0%} of the pages with content that were sent again had not"
-        f" changed ({_pages(total.compared)} compared): XBZRLE sends nothing for such a page"
+        f"{share} of the pages with content that were sent again had not changed"
+        f" ({_pages(total.compared)} compared): XBZRLE sends nothing for such a page"
     ]
 
 
@@ -127,10 +127,16 @@ def _zero_pages(result: XRayResult) -> list[str]:
     pages = total.zero + total.ordinary + total.xbzrle
     if not pages or total.zero / pages < _WORTH:
         return []
+    share, spared = percent(total.zero / pages), format_size(total.zero * (result.page_size - 1))
     return [
-        f"zero pages: {total.zero / pages:.0%} of the pages sent ({total.zero:,}) were zero, which"
-        f" spared {format_size(total.zero * (result.page_size - 1))}: leave the search for them on"
+        f"zero pages: {share} of the pages sent ({total.zero:,}) were zero, which spared {spared}:"
+        " leave the search for them on"
     ]
+
+
+def percent(share: float) -> str:
+    """`71 %`."""
+    return f"{share * 100:.0f} %"
 
 
 def _pages(count: int) -> str:

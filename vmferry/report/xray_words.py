@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 
-from vmferry.precopy.advice import advise
+from vmferry.precopy.advice import advise, percent
 from vmferry.precopy.xray import HeatMap, Repeats, Row, XRayResult
 from vmferry.units import format_size
 
@@ -13,6 +13,8 @@ from vmferry.units import format_size
 _MOST_ROWS, _SHOWN = 24, 8
 # From never to every page of a region in every pass.
 SHADES, PLAIN_SHADES = " ░▒▓█", " .:+#"
+# Letters for a pass where there are few.
+_WIDEST = 4
 _HEADINGS = ("ZERO", "ORDINARY", "XBZRLE", "FIRST TIME", "SENT AGAIN", "UNCHANGED", "SENT")
 NOTHING = "-"
 
@@ -28,7 +30,7 @@ def headline(result: XRayResult) -> str:
         f" {format_size(total.resent_bytes)} of it for pages that had been sent before."
     )
     if result.sampled_share < 1:
-        text += f" The contents of {result.sampled_share:.0%} of the pages were looked at."
+        text += f" The contents of {percent(result.sampled_share)} of the pages were looked at."
     if result.by == "sweep":
         text += (
             " A sweep ends when a page comes that it has had already: the stream itself does not"
@@ -60,13 +62,13 @@ def findings(result: XRayResult) -> list[str]:
     """How often pages were sent, which regions are hot, and what could be saved."""
     lines = []
     if result.distinct_resent:
-        lines.append(f"Sent {', '.join(map(_repeat, filter(_any, result.repeats)))}.")
+        lines.append(f"sent {', '.join(map(_repeat, filter(_any, result.repeats)))}")
     for region in result.hot:
         lines.append(
-            f"Hot: {region.block} from {region.start:#x} to {region.end:#x}"
-            f" ({format_size(region.size)}): {region.share:.0%} of the bytes sent again."
+            f"hot: {region.block} from {region.start:#x} to {region.end:#x}"
+            f" ({format_size(region.size)}): {percent(region.share)} of the bytes sent again"
         )
-    return lines + [f"{line[0].upper()}{line[1:]}." for line in advise(result)]
+    return lines + advise(result)
 
 
 def heat_lines(result: XRayResult, width: int, height: int, shades: str) -> list[str]:
@@ -80,13 +82,16 @@ def heat_lines(result: XRayResult, width: int, height: int, shades: str) -> list
     groups = list(_groups(heat, height))
     labels = [f"{block} {start:#x}" for block, start, _, _ in groups]
     margin = max(map(len, labels))
-    step = -(-len(rows) // max(1, width - margin - 2))
+    room = max(1, width - margin - 2)
+    step = -(-len(rows) // room)
     cells = [slice(i, i + step) for i in range(0, len(rows), step)]
+    wide = min(_WIDEST, room // len(cells))
     lines = []
     for label, (_, _, size, sends) in zip(labels, groups, strict=True):
         pages = max(1, size // result.page_size)
         shares = [sum(sends[cell]) / (sum(rows[cell]) * pages) for cell in cells]
-        lines.append(f"{label.rjust(margin)}  {''.join(_shade(s, shades) for s in shares)}")
+        letters = (_shade(share, shades) * wide for share in shares)
+        lines.append(f"{label.rjust(margin)}  {''.join(letters)}")
     return lines
 
 
@@ -109,7 +114,7 @@ def _shade(share: float, shades: str) -> str:
 
 
 def _line(name: str, row: Row) -> tuple[str, ...]:
-    unchanged = f"{row.same / row.compared:.0%}" if row.compared else NOTHING
+    unchanged = percent(row.same / row.compared) if row.compared else NOTHING
     counts = (row.zero, row.ordinary, row.xbzrle, row.first, row.resent)
     return (name, *(f"{count:,}" for count in counts), unchanged, format_size(row.bytes))
 

@@ -15,7 +15,9 @@ MOST_COLUMNS = 64
 # and each block begins a cell of its own, so that there are 64 to a few more than 128.
 MAP_CELLS, FINE_CELLS = 128, 4096
 MOST_REGIONS = 8
-# A region is hot where its cells are sent again at least so often as a part of the typical ones...
+# The cells that are as hot or hotter hold so much of all bytes that are sent again.
+_HOTTEST = 1 / 10
+# A region is hot where its cells are at least so hot as this part of those...
 _HOT = 1 / 2
 # ...and goes on while they are at least so hot, so that noise does not cut it to pieces.
 _WARM = 1 / 4
@@ -39,26 +41,26 @@ class Resent:
 def hot_regions(resent: Sequence[Resent]) -> tuple[HotRegion, ...]:
     """The hottest regions, those with the most bytes first.
 
-    Typical is the heat at which half of all bytes sent again are in cells as hot or hotter.
+    Their heat is judged by that of the hottest cells, a tenth of all bytes sent again.
     """
     everything = np.concatenate([one.bytes for one in resent] or [np.empty(0, np.int64)])
     total = int(everything.sum())
     if not total:
         return ()
     falling = np.sort(everything)[::-1]
-    typical = int(falling[np.searchsorted(np.cumsum(falling), total / 2)])
-    found = [region for one in resent for region in _hot_in(one, typical, total)]
+    hottest = int(falling[np.searchsorted(np.cumsum(falling), total * _HOTTEST)])
+    found = [region for one in resent for region in _hot_in(one, hottest, total)]
     found.sort(key=lambda region: -region.resent_bytes)
     return tuple(found[:MOST_REGIONS])
 
 
-def _hot_in(resent: Resent, typical: int, total: int) -> list[HotRegion]:
-    warm = np.concatenate([[False], resent.bytes >= typical * _WARM, [False]])
+def _hot_in(resent: Resent, hottest: int, total: int) -> list[HotRegion]:
+    warm = np.concatenate([[False], resent.bytes >= hottest * _WARM, [False]])
     edges = np.flatnonzero(warm[1:] != warm[:-1])
     found = []
     for first, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
         cells = resent.bytes[first:end]
-        if cells.max() < typical * _HOT:
+        if cells.max() < hottest * _HOT:
             continue
         found.append(
             HotRegion(
