@@ -90,6 +90,24 @@ async def test_a_cap_that_was_reached_says_that_the_link_is_no_slower() -> None:
     assert holds(link.speed, MACHINE.uncapped)
 
 
+async def test_what_else_a_trace_tells_does_not_matter() -> None:
+    """Of the guest ten times a second, for one."""
+    items = await moved(bandwidth=80 * MIB, limit=1500)
+    beats = [Note(item.t, "guest", {"beats": 50}) for item in items]
+    mixed = [one for pair in zip(items, beats, strict=True) for one in pair]
+    assert look_at(mixed) == look_at(items)
+
+
+async def test_a_cap_that_changes_on_the_way_is_followed() -> None:
+    items = await moved(bandwidth=80 * MIB, limit=1500)
+    action = {"kind": "bandwidth", "bytes_per_second": 500 * MIB}
+    for result, capped in (("ok", False), ("refused", True)):
+        seen = look_at([*items[:2], Note(0.0, "action", action, result), *items[2:]])
+        assert bool(seen.capped) is capped
+    parameters = Note(0.0, "parameters", {"max-bandwidth": 80 * MIB})
+    assert look_at([parameters, *items[2:]]).capped
+
+
 async def test_a_cap_above_the_link_is_no_cap() -> None:
     seen = look_at(await moved(bandwidth=900 * MIB, limit=40))
     assert seen.capped == () and seen.free

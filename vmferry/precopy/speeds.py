@@ -7,13 +7,13 @@ that R is no less.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 
 from vmferry.precopy.case import Host, Link
-from vmferry.precopy.passes import PassTracker
 from vmferry.precopy.quantiles import Quantiles
 from vmferry.precopy.sample import Event, Sample
 from vmferry.precopy.trace import Item, Note
@@ -43,16 +43,14 @@ class Seen:
     """What was seen of one link in one migration or in several; `+` adds them up.
 
     Bytes per second: `free` without a cap in the way, `capped` with one that was reached. Zero
-    pages a second. Pairs of bytes and seconds: `passes` without a cap, from pass 2 on, the last
-    part of each `switchover` (from the order to go on to the destination's last word), and each
-    `downtime` as a whole.
+    pages a second. Pairs of bytes and seconds: the last part of each switchover, from the order to
+    go on to the destination's last word, and each downtime as a whole.
     """
 
     free: tuple[float, ...] = ()
     capped: tuple[float, ...] = ()
     zero_pages: tuple[float, ...] = ()
     setups: tuple[float, ...] = ()
-    passes: tuple[tuple[float, float], ...] = ()
     switchovers: tuple[tuple[float, float], ...] = ()
     downtimes: tuple[tuple[float, float], ...] = ()
 
@@ -71,7 +69,6 @@ class Seen:
     def host(self, link: Link) -> Host:
         """What both ends take for themselves, as far as it was seen; usual values else."""
         usual = Host()
-        sync = _line(self.passes)
         downtimes = [max(seconds - sent / link.burst.p50, 0.0) for sent, seconds in self.downtimes]
         return Host(
             setup_seconds=float(np.median(self.setups)) if self.setups else usual.setup_seconds,
@@ -80,7 +77,6 @@ class Seen:
                 if self.zero_pages
                 else usual.zero_pages_per_second
             ),
-            sync_seconds=usual.sync_seconds if sync is None else max(sync[1], 0.0),
             fixed_downtime_seconds=(
                 quantiles(downtimes) if downtimes else usual.fixed_downtime_seconds
             ),
@@ -124,18 +120,16 @@ def slower(one: Quantiles, other: Quantiles) -> Quantiles:
 
 def look_at(items: Iterable[Item]) -> Seen:
     """What one recorded migration shows; times in seconds since migrate was issued."""
-    tracker = PassTracker()
-    caps = _Caps()
+    cap = 0
     windows: list[_Window] = []
     start: Sample | None = None
     last: Sample | None = None
     events: dict[str, float] = {}
     for item in items:
         if isinstance(item, Note):
-            caps.receive(item)
-            start = None
+            cap, before = _cap_after(item, cap), cap
+            start = start if cap == before else None
             continue
-        tracker.receive(item)
         if isinstance(item, Event):
             if item.side == "source" and item.name == "MIGRATION":
                 events.setdefault(str(item.data.get("status")), item.t)
@@ -145,8 +139,8 @@ def look_at(items: Iterable[Item]) -> Seen:
             start = None
         elif start is None or item.sync_count != start.sync_count:
             start = item
-        elif item.t - start.t >= (_CAPPED_SECONDS if caps.now else _FREE_SECONDS):
-            windows.append(_Window.between(start, item, caps.now))
+        elif item.t - start.t >= (_CAPPED_SECONDS if cap else _FREE_SECONDS):
+            windows.append(_Window.between(start, item, cap))
             start = item
     free = [one.speed for one in windows if one.tells_speed and not one.reached_cap]
     capped = [one.speed for one in windows if one.tells_speed and one.reached_cap]
@@ -154,14 +148,13 @@ def look_at(items: Iterable[Item]) -> Seen:
         free=tuple(free),
         capped=tuple(capped),
         zero_pages=tuple(one.zero_rate for one in windows if one.zeros >= _MOSTLY_ZEROS),
-        passes=() if caps.ever else _passes(tracker),
     )
     return seen if last is None else seen + _ending(last, events)
 
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """Part of one pass: bytes per second, pages per second, the share of zero pages."""
+    """Part of one pass: bytes and zero pages per second, the share of zero pages (nan of none)."""
 
     speed: float
     zero_rate: float
@@ -176,7 +169,7 @@ class _Window:
         return cls(
             (b.transferred - a.transferred) / seconds,
             zero_pages / seconds,
-            zero_pages / pages if pages > 0 else 1.0,
+            zero_pages / pages if pages > 0 else math.nan,
             cap,
         )
 
@@ -189,34 +182,15 @@ class _Window:
         return self.cap > 0 and self.speed >= _REACHED * self.cap
 
 
-class _Caps:
+def _cap_after(note: Note, cap: int) -> int:
     """The cap in force, from what a trace says of parameters and of what a policy did."""
-
-    def __init__(self) -> None:
-        self.now = 0
-        self.ever = False
-
-    def receive(self, note: Note) -> None:
-        value = note.value
-        if not isinstance(value, dict):
-            return
-        if note.kind == "action" and value.get("kind") == "bandwidth" and note.result == "ok":
-            self._set(value.get("bytes_per_second"))
-        elif note.kind == "parameters":
-            self._set(value.get("max-bandwidth"))
-
-    def _set(self, cap: object) -> None:
-        if isinstance(cap, int):
-            self.now = cap
-            self.ever = self.ever or cap > 0
-
-
-def _passes(tracker: PassTracker) -> tuple[tuple[float, float], ...]:
-    return tuple(
-        (float(one.sent_bytes), one.duration_ms / 1000)
-        for one in tracker.passes
-        if one.n > 1 and not one.switchover and not {"duration_ms", "sent_bytes"} & {*one.estimated}
-    )
+    value = note.value
+    now = None
+    if isinstance(value, dict) and note.kind == "parameters":
+        now = value.get("max-bandwidth")
+    elif isinstance(value, dict) and note.kind == "action" and note.result == "ok":
+        now = value.get("bytes_per_second")
+    return now if isinstance(now, int) else cap
 
 
 def _ending(last: Sample, events: dict[str, float]) -> Seen:
