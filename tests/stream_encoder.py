@@ -6,6 +6,9 @@ import struct
 
 HEADER = struct.pack(">II", 0x5145564D, 3)
 
+# A RAM block: its name, its size, and maybe one more word.
+Row = tuple[bytes, int] | tuple[bytes, int, int]
+
 
 def named(name: bytes) -> bytes:
     """A string with its length before it."""
@@ -45,8 +48,8 @@ class Encoder:
     def word(self, word: int) -> None:
         self.out += struct.pack(">Q", word)
 
-    def blocks(self, *blocks: tuple[bytes, *tuple[int, ...]]) -> None:
-        """Name, size, and maybe more words of each."""
+    def blocks(self, *blocks: Row) -> None:
+        """The list of all of them."""
         self.word(sum(block[1] for block in blocks) | 0x04)
         for name, *words in blocks:
             self.out += named(name) + struct.pack(f">{len(words)}Q", *words)

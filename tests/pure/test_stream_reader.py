@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.plain_stream import plain_events
-from tests.stream_encoder import Encoder, small_stream, target_page_bits
+from tests.stream_encoder import Encoder, Row, small_stream, target_page_bits
 from tests.stream_fast import fast_events
 from vmferry.stream.items import Blocks, EndOfIteration, Pages, Stage3, StreamError
 from vmferry.stream.reader import StreamReader
@@ -44,8 +44,11 @@ def streams(draw: st.DrawFn) -> tuple[bytes, int]:
     e.start()
     names = draw(st.lists(st.binary(min_size=1, max_size=255), min_size=1, max_size=4, unique=True))
     sizes = {name: draw(st.integers(1, 600)) * page_size for name in names}
-    huge = {name: [1 << 21] if postcopy and draw(st.booleans()) else [] for name in names}
-    e.blocks(*[(name, sizes[name], *huge[name]) for name in names])
+    rows: list[Row] = []
+    for name in names:
+        huge = postcopy and draw(st.booleans())
+        rows.append((name, sizes[name], 1 << 21) if huge else (name, sizes[name]))
+    e.blocks(*rows)
     e.close_section()
     for last in [False] * draw(st.integers(0, 3)) + [True]:
         if last:
@@ -168,7 +171,7 @@ def test_ordinary_pages_are_a_view_of_what_was_fed() -> None:
     assert np.shares_memory(run.data, np.frombuffer(memory, np.uint8))
 
 
-def begun(*blocks: tuple[bytes, *tuple[int, ...]]) -> Encoder:
+def begun(*blocks: Row) -> Encoder:
     e = Encoder()
     e.start()
     e.blocks(*(blocks or ((b"pc.ram", 8 * 4096),)))
