@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -79,6 +81,8 @@ def read(file: str) -> XRayResult:
 @contextmanager
 def _opened(file: str) -> Iterator[BinaryIO]:
     if file == _STANDARD_INPUT:
+        if sys.stdin is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         yield sys.stdin.buffer
         return
     with Path(file).open("rb") as stream:
