@@ -18,9 +18,11 @@ from typer.exceptions import TyperException
 from vmferry import __version__
 from vmferry.cli.console import console
 from vmferry.cli.demo import demo
+from vmferry.cli.forecast import forecast
 from vmferry.cli.ls import ls
 from vmferry.cli.migrate import migrate
 from vmferry.cli.output import printable
+from vmferry.cli.plan import plan
 from vmferry.cli.probe import probe
 from vmferry.cli.recover import recover
 from vmferry.cli.rehearse import rehearse
@@ -54,6 +56,8 @@ for command in (
     status,
     console,
     stop,
+    forecast,
+    plan,
     migrate,
     rehearse,
     probe,

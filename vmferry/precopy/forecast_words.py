@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from vmferry.precopy.case import Case
+from vmferry.precopy.quantiles import Quantiles
 from vmferry.units import format_duration, format_rate, format_size
+
+if TYPE_CHECKING:
+    from vmferry.precopy.forecast import Forecast
 
 
 def given(case: Case, profiles: dict[int, dict[str, Any]]) -> dict[str, Any]:
@@ -53,3 +58,43 @@ def why(case: Case, seconds: float, dirtied: float, sent: float, speed: float) -
     if setting.auto_converge and dirtied > sent:
         return f"{limit} {pace} QEMU's auto-converge slows the guest until that is enough."
     return f"{limit} {pace}"
+
+
+def describe(forecast: Forecast) -> list[str]:
+    """The forecast for people who run databases, not hypervisors: a sentence a line."""
+    p = f"{forecast.p_converge:.0%}"
+    if forecast.verdict == "does-not-converge":
+        lines = [f"The migration does not converge (the odds that it does are {p})."]
+    elif forecast.verdict == "uncertain":
+        lines = [f"It is uncertain whether the migration converges: the odds are {p}."]
+    else:
+        lines = [f"The migration converges (odds of {p})."]
+    total, downtime, size, passes = (
+        forecast.total_ms,
+        forecast.downtime_ms,
+        forecast.bytes,
+        forecast.passes,
+    )
+    if total is not None and downtime is not None and size is not None and passes is not None:
+        if_so = "If it does, it" if forecast.verdict == "uncertain" else "It"
+        lines += [
+            f"{if_so} takes {_range(total, _milliseconds)}; the VM stands still for"
+            f" {_range(downtime, _milliseconds)} of that.",
+            f"{_capital(_range(size, format_size))} cross the link, in"
+            f" {_range(passes, lambda count: f'{count:.0f}')} passes.",
+        ]
+    return [*lines, forecast.why]
+
+
+def _range(q: Quantiles, shown: Callable[[float], str]) -> str:
+    """The middle, and what eight of ten cases lie between."""
+    low, middle, high = shown(q.p10), shown(q.p50), shown(q.p90)
+    return f"about {middle}" if low == high else f"about {middle} ({low} to {high})"
+
+
+def _milliseconds(value: float) -> str:
+    return format_duration(value / 1000)
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]

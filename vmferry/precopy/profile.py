@@ -9,19 +9,23 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, hypot, log
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+from vmferry.precopy.checked import Checked, parse_object
 from vmferry.precopy.curve import DirtyCurve
 from vmferry.precopy.draws import Z90
 
 Source = Literal["rehearsal", "run", "calc-dirty-rate", "trace", "assumed"]
 
+FORMAT = 1
 # In falling order of trust; a trace is a run that somebody else recorded.
 SOURCES: tuple[Source, ...] = ("rehearsal", "run", "trace", "calc-dirty-rate", "assumed")
 # Loads grow as T^0.72 over the windows of passes (docs/forecast.md); windows that are to tell the
 # exponent of this one differ by at least this factor.
 EXPONENT, APART = 0.72, 1.5
 _LEAST_PART = 0.1
+_LEAST_RATIO = 0.01
+_PER_CENT = "must be per cent, from 0 to 99"
 # Two windows this near to each other tell the same: the more trusted one is taken.
 _SAME_WINDOW = 2.0
 # A load drifts: after an hour it is off by 5 % (one standard deviation), growing with the root of
@@ -106,7 +110,17 @@ class DirtyProfile:
         """The dirty curve file (format 1)."""
         values = dataclasses.asdict(self)
         values["compress"] = dict(self.compress)
-        return {"format": 1, **values}
+        return {"format": FORMAT, **values}
+
+    @classmethod
+    def from_json(cls, data: Any, name: str = "the dirty curve") -> DirtyProfile:
+        """The profile in a parsed file; `name` is what errors call it. Raises UsageError."""
+        return _profile(Checked(data, name))
+
+    @classmethod
+    def parse(cls, text: str, name: str) -> DirtyProfile:
+        """The profile in the text of a file. Raises UsageError."""
+        return _profile(parse_object(text, name))
 
 
 def merge(profiles: Sequence[DirtyProfile], now: float) -> DirtyProfile:
@@ -177,3 +191,45 @@ def _any_near(seconds: float, taken: Iterable[float]) -> bool:
 
 def _latest(profile: DirtyProfile) -> float:
     return max((point.at for point in profile.points), default=0.0)
+
+
+def _profile(file: Checked) -> DirtyProfile:
+    file.format(FORMAT)
+    ratios, measured = file.object("compress"), "must be a ratio above 0, such as 2.5"
+    share = "must be a share from 0 to 1"
+    ram = file.whole("ram_bytes", "must be the size of the memory in bytes", least=1)
+    page = file.whole("page_size", "must be a page size in bytes", least=512, default=4096)
+    zero_pages = file.whole("zero_pages", "must be a number of pages", least=0)
+    rule = "must be a number of bytes, at most ram_bytes"
+    return DirtyProfile(
+        points=tuple(_curve_point(point) for point in file.objects("points")),
+        ram_bytes=ram,
+        zero_pages=zero_pages,
+        non_zero_bytes=round(file.number("non_zero_bytes", rule, least=0, most=ram)),
+        page_size=page,
+        throttle=round(file.number("throttle", _PER_CENT, least=0, most=99, default=0)),
+        overlap=file.number("overlap", share, least=0, most=1) if file.has("overlap") else None,
+        compress={key: ratios.number(key, measured, least=_LEAST_RATIO) for key in ratios.names},
+        xbzrle_ratio=(
+            file.number("xbzrle_ratio", measured, least=_LEAST_RATIO)
+            if file.has("xbzrle_ratio")
+            else None
+        ),
+        working_set=file.number("working_set", "must be bytes", least=0, default=0),
+        slowdown=file.number("slowdown", share, least=0, most=1, default=0),
+        source=cast(Source, file.choice("source", SOURCES, "assumed")),
+        zero_share=file.number("zero_share", share, least=0, most=1, default=0),
+    )
+
+
+def _curve_point(point: Checked) -> CurvePoint:
+    size = point.number("bytes", "must be a number of bytes from 0 on", least=0)
+    rule = "must be a number of bytes from 0 to 'bytes'"
+    return CurvePoint(
+        seconds=point.number("seconds", "must be more than 0 seconds", least=1e-6),
+        bytes=size,
+        low=point.number("low", rule, least=0, most=size, default=size),
+        high=point.number("high", "must be at least 'bytes'", least=size, default=size),
+        n=point.whole("n", "must be a number of windows", least=0, default=1),
+        at=point.number("at", "must be unix time in seconds", least=0, default=0),
+    )

@@ -1,0 +1,43 @@
+"""`vmferry forecast`: whether a move will converge, how long it takes, how long the VM stands."""
+
+from __future__ import annotations
+
+from vmferry.cli.case_options import (
+    AfterPass,
+    Asked,
+    Bandwidth,
+    CurveOption,
+    Downtime,
+    OptionalVm,
+    To,
+    TraceOption,
+    measured,
+)
+from vmferry.cli.options import Json
+from vmferry.cli.output import Output
+
+EXIT_STATUS = {"converges": 0, "does-not-converge": 7, "uncertain": 8}
+
+
+def forecast(
+    vm: OptionalVm = None,
+    curve: CurveOption = None,
+    trace: TraceOption = None,
+    after_pass: AfterPass = None,
+    bandwidth: Bandwidth = None,
+    downtime: Downtime = None,
+    to: To = "local",
+    json: Json = False,
+) -> int:
+    """Foretell a move from what was measured: exit status 0 converges, 7 it does not, 8 unsure."""
+    from vmferry.precopy.forecast import forecast_many
+    from vmferry.precopy.forecast_words import describe
+
+    asked = measured(Asked(vm, curve, trace, after_pass, bandwidth, downtime, to))
+    found = forecast_many([asked.case])[0]
+    output = Output(as_json=json)
+    output.record(found.to_json())
+    for line in describe(found):
+        output.say(line)
+    output.note(f"({asked.source})")
+    return EXIT_STATUS[found.verdict]
