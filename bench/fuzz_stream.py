@@ -10,7 +10,6 @@ was found to be worth trying is kept, so a further run goes on where the last on
 from __future__ import annotations
 
 import argparse
-import atexit
 import importlib
 import importlib.util
 import json
@@ -29,6 +28,7 @@ RSS_LIMIT_MIB = 2048
 # The sizes of the pieces, by an input's first byte; the last is the whole.
 PIECES = (1, 2, 3, 7, 8, 9, 64, 1000, 1031, 1032, 1033, 5000, MAX_INPUT)
 _OUTCOMES = "outcomes.json"
+_TOLD_EVERY = 200
 
 
 def seeds() -> list[bytes]:
@@ -100,8 +100,10 @@ def fuzz(corpus: Path, seconds: int) -> None:
             raise AssertionError(f"reader: {told[-1]}, plain reader: {expected[-1]}")
         outcomes[expected[-1][0]] += 1
         outcomes["pages"] += sum(event[0] == "page" for event in expected)
+        outcomes["inputs"] += 1
+        if outcomes["inputs"] % _TOLD_EVERY == 0:  # atheris ends the process without a last word
+            (corpus.parent / _OUTCOMES).write_text(json.dumps(outcomes))
 
-    atexit.register(lambda: (corpus.parent / _OUTCOMES).write_text(json.dumps(outcomes)))
     options = {
         "max_total_time": seconds,
         "max_len": MAX_INPUT,
