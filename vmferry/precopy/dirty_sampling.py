@@ -3,11 +3,6 @@
 QEMU hashes pages drawn at random, waits for the window, hashes them again, and tells the share that
 changed as a rate: whole MiB a second of all memory, the rest cut off (migration/dirtyrate.c). So
 each figure stands for a few numbers of changed samples, and each of these for a band of shares.
-
-Windows that were not measured are filled in from the two nearest ones, as if the guest wrote
-uniformly. Their band holds other guests too: towards 0 it goes from the straight line, W ~ T, to
-W ~ T^0.7, or to the exponent between the two windows where the curve bends more; beyond the last
-window, from the flat line to that exponent.
 """
 
 from __future__ import annotations
@@ -27,14 +22,10 @@ _SAMPLES = 65536
 # QEMU before 8.2 takes whole seconds; later ones take milliseconds, from 50 on.
 WHOLE_SECONDS = (1.0, 2.0, 4.0, 8.0)
 FRACTIONS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
-_SHORTEST, _LONGEST = 0.05, 64.0
 # A band from the 10 % to the 90 % quantile.
 _DEVIATIONS = 1.2816
 _ENOUGH = 0.05
 _SAME = 1.1
-_LEAST_EXPONENT = 0.7
-# Of curves between the windows of a migration: they bend, but do not lie flat.
-_USUAL_EXPONENT, _USUAL_DEVIATION = 0.7, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +72,6 @@ def points_of(done: Sequence[Measurement], ram_bytes: int) -> tuple[CurvePoint, 
     return tuple(
         _point([one for one in done if one.seconds == window], ram_bytes) for window in windows
     )
-
-
-def extended(points: Sequence[CurvePoint], ram_bytes: int) -> tuple[CurvePoint, ...]:
-    """The points with those of shorter and longer windows, which nobody measured: their `n` is 0.
-
-    From 50 ms to a minute; the short ones decide whether a migration converges.
-    """
-    if not points or points[-1].bytes <= 0:
-        return tuple(points)
-    return (*_before(points), *points, *_beyond(points, ram_bytes))
 
 
 def _point(done: Sequence[Measurement], ram_bytes: int) -> CurvePoint:
@@ -166,73 +147,3 @@ def _has_settled(points: Sequence[CurvePoint], done: Sequence[Measurement]) -> b
         return False
     before = points[-2]
     return last.bytes <= _SAME * before.bytes and last.low <= before.high
-
-
-def _before(points: Sequence[CurvePoint]) -> list[CurvePoint]:
-    first = points[0]
-    exponent, doubt = _exponent(points[:2])
-    bent = min(max(exponent - _DEVIATIONS * doubt, 0.0), _LEAST_EXPONENT)
-    bend = _bend(exponent, points[:2])
-    found = []
-    window = first.seconds / 2
-    while window >= _SHORTEST:
-        part = window / first.seconds
-        middle = first.bytes * _uniform(bend, window) / _uniform(bend, first.seconds)
-        middle = min(max(middle, first.bytes * part), first.bytes * part**bent)
-        found.append(
-            CurvePoint(window, middle, first.low * part, first.high * part**bent, n=0, at=first.at)
-        )
-        window /= 2
-    return found[::-1]
-
-
-def _beyond(points: Sequence[CurvePoint], ram_bytes: int) -> list[CurvePoint]:
-    last = points[-1]
-    exponent, doubt = _exponent(points[-2:])
-    straight = min(max(exponent + _DEVIATIONS * doubt, 0.0), 1.0)
-    bend = _bend(exponent, points[-2:])
-    found = []
-    window = last.seconds * 2
-    while window <= _LONGEST:
-        times = window / last.seconds
-        middle = last.bytes * _uniform(bend, window) / _uniform(bend, last.seconds)
-        high = min(last.high * times**straight, ram_bytes)
-        middle = min(max(middle, last.bytes), high)
-        found.append(CurvePoint(window, middle, last.low, high, n=0, at=last.at))
-        window *= 2
-    return found
-
-
-def _exponent(points: Sequence[CurvePoint]) -> tuple[float, float]:
-    """How W grows with T between two points: the e of T^e, and its standard deviation.
-
-    Two figures that lie near each other say little of it, so what is usual counts too.
-    """
-    weight = 1 / _USUAL_DEVIATION**2
-    total = _USUAL_EXPONENT * weight
-    if len(points) == 2 and points[0].bytes > 0:
-        a, b = points
-        step = math.log(b.seconds / a.seconds)
-        measured = math.log(max(b.bytes, a.bytes) / a.bytes) / step
-        doubt = math.hypot(_relative_error(a), _relative_error(b)) / _DEVIATIONS / step
-        total += measured / doubt**2
-        weight += 1 / doubt**2
-    return min(total / weight, 1.0), weight**-0.5
-
-
-def _uniform(bend: float, seconds: float) -> float:
-    """How W grows for a uniform writer, up to a factor: 1 - exp(-bend x T), or T without a bend."""
-    return -math.expm1(-bend * seconds) if bend > 0 else seconds
-
-
-def _bend(exponent: float, points: Sequence[CurvePoint]) -> float:
-    """The bend of the uniform writer whose curve grows so between two points; 0 for none."""
-    start = points[0].seconds
-    end = points[1].seconds if len(points) == 2 else 2 * start
-    wanted = (end / start) ** exponent
-    low, high = 0.0, 50.0 / start
-    for _ in range(60):
-        middle = (low + high) / 2
-        ratio = _uniform(middle, end) / _uniform(middle, start)
-        low, high = (middle, high) if ratio > wanted else (low, middle)
-    return low

@@ -19,7 +19,6 @@ from vmferry.precopy.dirty_sampling import (
     FRACTIONS,
     WHOLE_SECONDS,
     Measurement,
-    extended,
     next_window,
     points_of,
     samples_for,
@@ -49,7 +48,7 @@ async def measure_dirty_curve(side: QemuSide, seconds: float = MEASURE_SECONDS) 
         left = end - time.monotonic()
     filled = await asyncio.to_thread(non_zero_bytes, side.process, ram)
     return DirtyProfile(
-        points=extended(points_of(done, ram), ram),
+        points=points_of(done, ram),
         ram_bytes=ram,
         zero_pages=(ram - filled.bytes) // _PAGE,
         non_zero_bytes=filled.bytes,
