@@ -13,7 +13,7 @@ from vmferry.journal import Journal
 from vmferry.journal.probes import Probe, keep_probe
 from vmferry.move.parties import Parties, Party
 from vmferry.move.recorder import action_json
-from vmferry.move.speeds import link_between, place_of, way_to
+from vmferry.move.speeds import USUAL, place_of, way_to
 from vmferry.policy.base import SetBandwidth, SetDowntimeLimit, Silence
 from vmferry.precopy.case import Link
 from vmferry.precopy.quantiles import Quantiles
@@ -169,13 +169,13 @@ async def test_moves_between_the_same_two_places_are_found() -> None:
     assert expected is not None
     with Journal.open() as journal:
         keep(journal, items, "tcp:b:4444")
-        found = link_between(journal, "web", Tcp("b", 5555))
-        assert found is not None and found.speed.p50 == pytest.approx(expected.speed.p50)
-        assert link_between(journal, "web", Tcp("c", 4444)) is None
-        assert link_between(journal, "web", Local()) is None
+        found = way_to(journal, "web", Tcp("b", 5555)).link
+        assert found.speed.p50 == pytest.approx(expected.speed.p50)
+        assert way_to(journal, "web", Tcp("c", 4444)).source == USUAL
+        assert way_to(journal, "web", Local()).source == USUAL
         keep(journal, items, "local")
-        found = link_between(journal, "web", Local())
-        assert found is not None and found.speed.p50 == pytest.approx(expected.speed.p50)
+        found = way_to(journal, "web", Local()).link
+        assert found.speed.p50 == pytest.approx(expected.speed.p50)
 
 
 async def test_its_own_moves_come_before_those_of_others() -> None:
@@ -193,29 +193,28 @@ async def test_a_rehearsal_is_the_sender_and_a_probe_the_network() -> None:
     to = Tcp("b", 1)
     with Journal.open() as journal:
         way = way_to(journal, "web", to)
-        assert way.link.speed == UNKNOWN and not way.measured
+        assert way.link.speed == UNKNOWN and way.source == USUAL
         network = Quantiles(110.0 * MIB, 112.0 * MIB, 113.0 * MIB)
         keep(journal, await moved(), "", policy="rehearse")
         way = way_to(journal, "web", to)
-        assert way.measured and way.source == "its rehearsals"
+        assert way.source == "its rehearsals"
         assert way.link.speed.p90 == pytest.approx(MACHINE.uncapped, rel=0.15)
-        assert way_to(journal, "other", to).measured is False
+        assert way_to(journal, "other", to).source == USUAL
         keep_probe(Probe("tcp:b", 5.0, network, False, 3.0, 336 * MIB))
         way = way_to(journal, "web", to)
         assert way.link.speed == network and way.link.burst == burst_of(network)
         assert "probe" in way.source and "rehearsals" in way.source
         # Where the network is the faster one, QEMU's own sender is what counts.
         keep_probe(Probe("tcp:b", 6.0, network.scaled(20), False, 3.0, GIB))
-        found = way_to(journal, "web", to).link.speed
-        assert found.p50 == pytest.approx(MACHINE.uncapped, rel=0.05) and found.p10 > network.p90
+        sender = way_to(journal, "web", to).link.speed
+        assert sender.p50 == pytest.approx(MACHINE.uncapped, rel=0.05) and sender.p10 > network.p90
 
 
 def test_a_probe_that_its_limit_held_leaves_open_what_is_behind() -> None:
     speed = Quantiles(19.0 * MIB, 20.0 * MIB, 21.0 * MIB)
     keep_probe(Probe("tcp:b", 5.0, speed, True, 3.0, 60 * MIB))
     with Journal.open() as journal:
-        found = link_between(journal, "web", Tcp("b", 1))
-    assert found is not None
+        found = way_to(journal, "web", Tcp("b", 1)).link
     assert found.speed.p10 == 20 * MIB and found.speed.p90 > 100 * MIB
 
 
@@ -237,4 +236,4 @@ def test_runs_of_unknown_parties_are_passed_over() -> None:
     with Journal.open() as journal:
         journal.begin("web", "fixed", {}, {"source": "a"})
         journal.begin("web", "fixed", {}, asdict(Parties("web", "fd:x", Party(), Party())))
-        assert link_between(journal, "web", Local()) is None
+        assert way_to(journal, "web", Local()).source == USUAL

@@ -21,30 +21,24 @@ from vmferry.vm.address import Destination, Local, Tcp, parse_destination
 
 _NEWEST_RUNS = 8
 _REHEARSAL = "rehearse"
+# The source of a way of which nothing is known.
+USUAL = "what is usual"
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """The way to a destination. `source` says in words where its figures are from; not `measured`
-    means that nothing is known and they are as wide as what is usual."""
+    """The way to a destination; `source` says in words where its figures are from."""
 
     link: Link
     host: Host
     source: str
-    measured: bool = True
-
-
-def link_between(journal: Journal, vm: str, destination: Destination) -> Link | None:
-    """The speeds of the way from here to `destination`; None where nothing tells them.
-
-    `vm` is the journal's name of a VM. Raises JournalError.
-    """
-    way = way_to(journal, vm, destination)
-    return way.link if way.measured else None
 
 
 def way_to(journal: Journal, vm: str, destination: Destination) -> Way:
-    """All that is known of the way from here to `destination`. Raises JournalError."""
+    """All that is known of the way from here to `destination`, else what is usual.
+
+    `vm` is the journal's name of a VM. Raises JournalError.
+    """
     place = place_of(destination)
     runs = journal.runs()
     moves = [run for run in runs if _place_of_run(run) == place]
@@ -81,8 +75,7 @@ def _without_moves(place: str, rehearsed: Seen) -> Way:
     if sender is not None:
         sources.append("its rehearsals")
     link = Link(speed, burst_of(speed))
-    source = " and ".join(sources) or "what is usual"
-    return Way(link, rehearsed.host(link), source, measured=bool(sources))
+    return Way(link, rehearsed.host(link), " and ".join(sources) or USUAL)
 
 
 def _place_of_run(run: Run) -> str | None:
