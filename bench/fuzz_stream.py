@@ -1,10 +1,11 @@
 """Is the stream reader ever wrong? Coverage-guided fuzzing against the plain reader of tests/.
 
 An input is a byte that says how the stream comes in pieces, and the stream (pages of 1 KiB, so
-that inputs are small). Reader and plain reader must tell the same of it, to the last offset, and
-nothing but a StreamError may be raised. Needs atheris, which is no dependency of vmferry: put it
-and numpy into a virtual environment of its own and run there `python -m bench.fuzz_stream`. What
-was found to be worth trying is kept, so a further run goes on where the last one ended.
+that inputs are small) or orders to make one (_stream_program.py). Reader and plain reader must tell
+the same of it, to the last offset, and nothing but a StreamError may be raised. Needs atheris,
+which is no dependency of vmferry: put it and numpy into a virtual environment of its own and run
+there `python -m bench.fuzz_stream`. What was found to be worth trying is kept, so a further run
+goes on where the last one ended.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from bench._stream_program import PAGE, stream_of
 from tests.stream_encoder import Encoder, Row, capabilities, subsection, target_page_bits
 
-PAGE = 1024
 MAX_INPUT = 16384
 HANG_SECONDS = 10
 RSS_LIMIT_MIB = 2048
 # The sizes of the pieces, by an input's first byte; the last is the whole.
 PIECES = (1, 2, 3, 7, 8, 9, 64, 1000, 1031, 1032, 1033, 5000, MAX_INPUT)
+# From this first byte on the rest of an input are orders, of which so many are carried out.
+MADE = 128
+MAX_ORDERS = 64
 _OUTCOMES = "outcomes.json"
 _TOLD_EVERY = 200
 
@@ -91,8 +95,9 @@ def fuzz(corpus: Path, seconds: int) -> None:
     outcomes: Counter[str] = Counter()
 
     def one(data: bytes) -> None:
-        size = PIECES[(data[0] if data else 0) % len(PIECES)]
-        stream = data[1:]
+        how, rest = (data[0] if data else 0), data[1:]
+        size = PIECES[how % len(PIECES)]
+        stream = stream_of(rest[:MAX_ORDERS]) if how >= MADE else rest
         pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
         expected = plain_events(stream, PAGE)
         told = fast_events(pieces, PAGE)
@@ -133,6 +138,8 @@ def main() -> None:
     for number, stream in enumerate(seeds()):
         for how in range(len(PIECES)):
             (corpus / f"seed-{number}-{how}").write_bytes(bytes([how]) + stream)
+    for how in range(MADE, MADE + len(PIECES)):
+        (corpus / f"seed-made-{how}").write_bytes(bytes((how, *range(0, 250, 7))))
     words = [sys.executable, "-m", "bench.fuzz_stream", "--inside"]
     words += ["--seconds", str(arguments.seconds), "--out", str(arguments.out)]
     ended = subprocess.run(words, stderr=subprocess.PIPE, text=True)
