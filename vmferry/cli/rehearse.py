@@ -59,12 +59,14 @@ def carry_out(request: RehearsalRequest, display: Display) -> int:
     from vmferry.cli.guardian_client import GuardianDied, guarded
     from vmferry.cli.guardian_lines import settle_after_death, settle_earlier, show
     from vmferry.precopy.progress import Progress
+    from vmferry.report.rehearsal_words import describe_rehearsal
     from vmferry.vm.address import parse_vm
 
     settle_earlier(parse_vm(request.vm).key)
     progress = Progress(request.limits.downtime_limit_ms)
     outcome: dict[str, Any] | None = None
     found: dict[str, Any] | None = None
+    xray: dict[str, Any] | None = None
     cancelled = False
 
     def cancelling() -> None:
@@ -78,6 +80,8 @@ def carry_out(request: RehearsalRequest, display: Display) -> int:
                 outcome = line
             elif "rehearsal" in line:
                 found = line["rehearsal"]
+            elif "xray" in line:
+                xray = line["xray"]
             else:
                 show(line, progress, display)
     except GuardianDied as death:
@@ -89,6 +93,8 @@ def carry_out(request: RehearsalRequest, display: Display) -> int:
     if found is not None:
         display.record({"event": "rehearsal", "run": outcome["run"], "vm": outcome["vm"], **found})
     display.close(outcome)
+    if found is not None:
+        display.message("\n".join(describe_rehearsal(found, xray)))
     return _status(outcome, found, cancelled=cancelled)
 
 

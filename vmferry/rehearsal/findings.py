@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vmferry.controller import Ending
 from vmferry.move.prepare import Source
-from vmferry.move.recorder import Recorder
+from vmferry.policy.base import Input
 from vmferry.policy.rehearse import Answer, Rehearse
+from vmferry.precopy.forecast import Forecast
 from vmferry.precopy.outcome import Outcome
+from vmferry.precopy.xray import XRayResult
+from vmferry.rehearsal.learnt import case_learnt, forecasts, slowdown_of
 from vmferry.rehearsal.request import RehearsalRequest
 from vmferry.rehearsal.stream_end import StreamEnd
 
@@ -67,25 +71,38 @@ class Findings:
     outcome: Outcome
     stream_end: StreamEnd | None
 
-    def lines(self, recorder: Recorder) -> dict[str, Any]:
-        """By kind, what is appended to the recorded trace."""
-        found: dict[str, Any] = {"rehearsal": self._summary(recorder)}
-        if self.stream_end is not None and self.stream_end.xray is not None:
-            found["xray"] = dict(self.stream_end.xray)
+    def lines(self, header: Mapping[str, Any], heard: Sequence[Input]) -> dict[str, Any]:
+        """By kind, what is appended to the recorded trace; the summary last."""
+        found: dict[str, Any] = {}
+        xray = self.stream_end.xray if self.stream_end is not None else None
+        if xray is not None:
+            found["xray"] = dict(xray)
+        slowdown = slowdown_of(self.outcome.cost)
+        looked = XRayResult.from_json(xray) if xray is not None else None
+        case = case_learnt(header, heard, looked, slowdown)
+        told = forecasts(case) if case is not None else []
+        if case is not None:
+            found["profile"] = case.profile.to_json()
+        found["rehearsal"] = {
+            **self._summary(),
+            "slowdown": round(slowdown, 4),
+            "profile": found.get("profile"),
+            "forecast": told[0].to_json() if told else None,
+            "others": [_briefly(one) for one in told[1:]],
+        }
         return found
 
-    def _summary(self, recorder: Recorder) -> dict[str, Any]:
+    def _summary(self) -> dict[str, Any]:
         cost = self.outcome.cost
         end = self.stream_end
         return {
             "format": FORMAT,
             "verdict": self.verdict.answer,
             "why": self.verdict.why,
-            "seconds": round(recorder.ended_at(), 3),
+            "seconds": self.outcome.total_ms / 1000,
             "limits": self.request.to_json()["rehearse"]["limits"],
             "never_stops": self.never_stops,
             "reached_switchover": end is not None and end.how == "switchover",
-            "zero_pages": end.zero_pages if end is not None else None,
             "work_loss_percent": cost.work_loss_percent if cost is not None else None,
             "vcpu_run_delay_percent": cost.vcpu_run_delay_percent if cost is not None else {},
             "not_measured": self._not_measured(),
@@ -107,3 +124,11 @@ class Findings:
         if self.source.ram_trap:
             warnings.append(f"the figures are too low: {self.source.ram_trap}")
         return warnings
+
+
+def _briefly(forecast: Forecast) -> dict[str, Any]:
+    """A forecast without the inputs that it shares with the first."""
+    told = forecast.to_json()
+    kept = ("bandwidth", "downtime_limit_ms")
+    told["given"] = {key: forecast.given[key] for key in kept}
+    return told

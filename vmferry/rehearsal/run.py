@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -64,8 +64,10 @@ class _Work:
     sink: SinkProcess | None = None
     migration: QemuMigration | None = None
     never_stops: bool = False
+    heard: list[Input] = field(default_factory=list)
 
     def hear(self, item: Input) -> None:
+        self.heard.append(item)
         self.recorder.hear(item)
         self.guest.poll()
         if isinstance(item, Sample) and self.sink is not None:
@@ -128,15 +130,16 @@ class RehearsalRun:
         policy = Rehearse(request.limits, request.seconds)
         guest = GuestWatch(recorder.line)
         work = _Work(source, parties, policy, recorder, cost, guest, Marks())
-        recorder.line(_header(run, request))
+        header = _header(run, request)
+        recorder.line({"vmferry": header})
         try:
-            return await self._carry_out(run, work)
+            return await self._carry_out(run, work, header)
         finally:
             guest.stop()
             if work.sink is not None:
                 await work.sink.finish()
 
-    async def _carry_out(self, run: str, work: _Work) -> Outcome:
+    async def _carry_out(self, run: str, work: _Work, header: Mapping[str, Any]) -> Outcome:
         try:
             migration = await self._prepare(run, work)
             ending = await self._rehearse(work, migration)
@@ -157,7 +160,7 @@ class RehearsalRun:
         findings = Findings(
             self._request, work.source, work.never_stops, verdict, outcome, stream_end
         )
-        for kind, value in findings.lines(work.recorder).items():
+        for kind, value in findings.lines(header, work.heard).items():
             work.recorder.line({"t": work.now(), kind: value})
         work.stage("done")
         work.recorder.flush()
@@ -232,14 +235,12 @@ class RehearsalRun:
 
 def _header(run: str, request: RehearsalRequest) -> dict[str, Any]:
     return {
-        "vmferry": {
-            "format": 1,
-            "run": run,
-            "vm": request.vm,
-            "policy": POLICY,
-            "seconds": request.seconds,
-            "limits": request.to_json()["rehearse"]["limits"],
-            "versions": {"vmferry": __version__},
-            "started_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        }
+        "format": 1,
+        "run": run,
+        "vm": request.vm,
+        "policy": POLICY,
+        "seconds": request.seconds,
+        "limits": request.to_json()["rehearse"]["limits"],
+        "versions": {"vmferry": __version__},
+        "started_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }

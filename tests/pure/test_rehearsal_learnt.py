@@ -1,0 +1,97 @@
+"""What a rehearsal of the simulated hypervisor teaches, against a move of the same load there."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+
+from vmferry.controller import Controller
+from vmferry.hypervisor.simulated import Guest, SimulatedMove
+from vmferry.policy.base import Input, Limits
+from vmferry.policy.fixed import Fixed
+from vmferry.policy.rehearse import Rehearse
+from vmferry.precopy.case import Case
+from vmferry.precopy.outcome import CostRecord
+from vmferry.precopy.passes import PassTracker
+from vmferry.precopy.sample import Sample
+from vmferry.rehearsal.learnt import case_learnt, forecasts, slowdown_of
+from vmferry.rehearsal.marks import Marks
+from vmferry.testguest.settings import PageWriterSettings
+from vmferry.units import MIB
+
+LIMITS = Limits(bandwidth=128 * MIB, downtime_limit_ms=100)
+CONVERGES = Guest(
+    256 * MIB, 64 * MIB, PageWriterSettings(working_set=96 * MIB, write_rate=32 * MIB)
+)
+NEVER = Guest(256 * MIB, 64 * MIB, PageWriterSettings(working_set=96 * MIB, write_rate=256 * MIB))
+
+
+async def rehearsed(guest: Guest, seconds: float = 60.0) -> list[Input]:
+    move = SimulatedMove(guest, pause_before_switchover=False, poll_seconds=0.02, seed=1)
+    heard: list[Input] = []
+    await Controller(move.migration, Rehearse(LIMITS, seconds), heard.append).run()
+    return heard
+
+
+def case(heard: list[Input]) -> Case:
+    learnt = case_learnt({"limits": asdict(LIMITS)}, heard, None, 0.0)
+    assert learnt is not None
+    return learnt
+
+
+async def test_the_forecast_is_of_the_planned_move_and_not_of_the_probes() -> None:
+    planned, *others = forecasts(case(await rehearsed(CONVERGES)))
+    assert (planned.given["bandwidth"], planned.given["downtime_limit_ms"]) == (128 * MIB, 100)
+    assert planned.verdict == "converges"
+    limits = [(one.given["bandwidth"], one.given["downtime_limit_ms"]) for one in others]
+    assert limits == [(64 * MIB, 100), (256 * MIB, 100), (128 * MIB, 50), (128 * MIB, 200)]
+    move = SimulatedMove(CONVERGES, pause_before_switchover=False, seed=2)
+    await Controller(move.migration, Fixed(LIMITS), lambda item: None).run()
+    assert planned.total_ms is not None
+    assert planned.total_ms.p50 == pytest.approx(1000 * move.precopy.total_seconds, rel=0.25)
+
+
+async def test_what_never_converges_has_a_profile_of_the_whole_load() -> None:
+    learnt = case(await rehearsed(NEVER))
+    assert learnt.profile.source == "rehearsal"
+    assert learnt.profile.working_set == pytest.approx(96 * MIB, rel=0.1)
+    assert learnt.profile.ram_bytes == 256 * MIB
+    assert forecasts(learnt)[0].verdict == "does-not-converge"
+
+
+async def test_without_a_whole_pass_there_is_nothing_to_learn() -> None:
+    assert case_learnt({"limits": asdict(LIMITS)}, await rehearsed(NEVER, 0.5), None, 0.0) is None
+
+
+async def test_every_pass_is_marked_once_where_it_began() -> None:
+    tracker, marks, begins = PassTracker(), Marks(), []
+    for item in await rehearsed(NEVER):
+        if isinstance(item, Sample):
+            tracker.receive(item)
+            begins += marks.new(tracker)
+    passes = tracker.passes
+    assert len(begins) >= 3
+    assert begins == sorted(begins)
+    told = [sum(one.sent_pages for one in passes[:n]) for n in range(1, len(begins) + 1)]
+    for begin, sent in zip(begins, told, strict=True):
+        assert begin == pytest.approx(sent, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("lost", "delays", "expected"),
+    [
+        (20.0, {"CPU 0/TCG": 50.0}, 0.2),
+        (-3.0, {}, 0.0),
+        (None, {"CPU 0/TCG": 10.0, "CPU 1/TCG": 30.0}, 0.2),
+        (None, {}, 0.0),
+        (100.0, {}, 0.95),
+    ],
+)
+def test_the_slowdown(lost: float | None, delays: dict[str, float], expected: float) -> None:
+    cost = CostRecord(None, None, None, lost, delays, None, None)
+    assert slowdown_of(cost) == pytest.approx(expected)
+
+
+def test_the_slowdown_of_nothing_measured() -> None:
+    assert slowdown_of(None) == 0.0

@@ -1,0 +1,81 @@
+"""What a rehearsal teaches for later: the guest's profile, and forecasts by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from vmferry.errors import UsageError
+from vmferry.move.recorder import action_json
+from vmferry.policy.base import ActionResult, Input
+from vmferry.precopy.case import Case, Setting
+from vmferry.precopy.case_of import case_of
+from vmferry.precopy.forecast import Forecast, forecast_many
+from vmferry.precopy.outcome import CostRecord
+from vmferry.precopy.sample import Event, Sample
+from vmferry.precopy.trace import Item, Note, Trace
+from vmferry.precopy.xray import XRayResult
+
+# Beside what was asked for: half and twice of each limit.
+_FACTORS = (0.5, 2.0)
+
+
+def case_learnt(
+    header: Mapping[str, Any],
+    heard: Sequence[Input],
+    xray: XRayResult | None,
+    slowdown: float,
+) -> Case | None:
+    """The planned move as a case, its profile by what was rehearsed; None without a whole pass.
+
+    `slowdown` is the share of its work that the guest lost meanwhile.
+    """
+    items = [item for item in map(_item, heard) if item is not None]
+    try:
+        case = case_of(Trace(header, tuple(items)), source="rehearsal", name="the rehearsal")
+    except UsageError:
+        return None
+    profile = replace(case.profile, slowdown=slowdown)
+    if xray is not None:
+        part = xray.xbzrle_ratio
+        profile = replace(
+            profile, compress=xray.compress_ratios, xbzrle_ratio=1 / part if part else None
+        )
+    return replace(case, profile=profile)
+
+
+def slowdown_of(cost: CostRecord | None) -> float:
+    """The share of its work that the guest lost: by itself where it counts its work, else by how
+    long its vCPUs waited for a core."""
+    if cost is None:
+        return 0.0
+    lost = cost.work_loss_percent
+    if lost is None:
+        delays = cost.vcpu_run_delay_percent.values()
+        lost = sum(delays) / len(delays) if delays else 0.0
+    return min(max(lost / 100, 0.0), 0.95)
+
+
+def forecasts(case: Case) -> list[Forecast]:
+    """The planned move's forecast, then others with one limit changed."""
+    planned = case.setting
+    settings = [planned]
+    if planned.bandwidth:
+        settings += [replace(planned, bandwidth=round(planned.bandwidth * f)) for f in _FACTORS]
+    settings += [_with_limit(planned, factor) for factor in _FACTORS]
+    return forecast_many([replace(case, setting=setting) for setting in settings])
+
+
+def _with_limit(setting: Setting, factor: float) -> Setting:
+    return replace(setting, downtime_limit_ms=max(round(setting.downtime_limit_ms * factor), 1))
+
+
+def _item(heard: Input) -> Item | None:
+    """As the recorded trace has it."""
+    if isinstance(heard, Sample | Event):
+        return heard
+    if isinstance(heard, ActionResult):
+        result = heard.error if heard.error is not None else "ok"
+        return Note(heard.t, "action", action_json(heard.action), result)
+    return None
