@@ -27,6 +27,7 @@ _DEFAULT_LIMIT_MS = 300
 # QEMU's own measure of a speed that a rate limit holds differs by less from window to window.
 _STEADY = 0.03
 _LEAST_SPEEDS = 5
+_MOSTLY = 0.9
 # A pass that leaves more than this many thresholds, and what one poll may hide, did not end there.
 _FAR_ABOVE, _POLLING_SECONDS = 2.0, 0.25
 _OVER = frozenset({"completed", "failed", "cancelled"})
@@ -70,6 +71,7 @@ def case_of(trace: Trace, source: Source = "trace", name: str = "the trace") -> 
             current,
             last,
             throttles=seen.throttles,
+            zero_end=seen.zero_end,
             source=source,
             at=_started_at(trace.header),
         )
@@ -101,6 +103,7 @@ class _Seen:
     speeds: list[float] = field(default_factory=list)
     parameters: dict[str, Any] = field(default_factory=dict)
     limit_ms: int | None = None
+    zero_end: int = 0
 
     def receive(self, item: Item) -> None:
         if isinstance(item, Note):
@@ -109,6 +112,8 @@ class _Seen:
         self.tracker.receive(item)
         if isinstance(item, Event) or item.total == 0 or item.status in _OVER:
             return
+        if self.last is not None:
+            self._see_end(self.last, item)
         self.last = item
         throttles = self.throttles
         throttles[item.sync_count] = max(throttles.get(item.sync_count, 0), item.throttle)
@@ -116,6 +121,17 @@ class _Seen:
             self.speeds.append(item.mbps * 1e6 / 8)
         if self.limit_ms is None and item.dirty_pages_rate == 0:
             self.limit_ms = item.expected_downtime_ms
+
+    def _see_end(self, before: Sample, sample: Sample) -> None:
+        """How far back from the end of pass 1 there were hardly any but zero pages."""
+        if before.sync_count > 1:
+            return
+        sent = sample.sent_pages - before.sent_pages
+        zero = sample.zero_pages - before.zero_pages
+        if zero < _MOSTLY * sent:
+            self.zero_end = 0
+        elif sample.sync_count == 1:
+            self.zero_end += zero * sample.page_size
 
     def _note(self, note: Note) -> None:
         value = note.value

@@ -3,9 +3,12 @@
 A pass that begins with V bytes dirty ends when QEMU, which looks once a rate-limit window (every
 50 ms of sending where no limit holds it), finds less than the threshold left; u is left over then.
 Meanwhile the guest dirties W(T), a part of it among what is left over, so the next pass begins with
-V' = u + W(T) - overlap. Below the threshold QEMU switches over; a V' that finds no new low any more
-hovers. Everything is an array of rows, one for each draw of each case; sizes are bytes of memory,
-zero pages in full, unless they are said to be on the wire.
+V' = u + W(T) - overlap. What is left over was dirtied in the window before, S long, and of that
+W(S) + W(T) - W(S + T) is dirtied again, as the two windows together find W(S + T). Below the
+threshold QEMU switches over; a V' that finds no new low any more hovers.
+
+Everything is an array of rows, one for each draw of each case; sizes are bytes of memory, zero
+pages in full, unless they are said to be on the wire.
 """
 
 from __future__ import annotations
@@ -35,8 +38,9 @@ class Rows:
 
     `wire` and `first_wire` are bytes on the wire for a byte of memory that is sent again, or in
     pass 1. `look` is how often QEMU looks whether a pass is over, `limited` whether its rate limit
-    holds it. `clock` is the guest's time in a second of the curve's, `rewritten` the set that the
-    overlap is a share of. Where `running`, the migration stands in pass `number` with `left` to
+    holds it. `zero_end` are the zero pages at the end of the memory. `clock` is the guest's time in
+    a second of the curve's, `overlap` how many times as often as others the left-over pages are
+    dirtied again. Where `running`, the migration stands in pass `number` with `left` to
     send, `zero_left` zero pages among them.
     """
 
@@ -48,7 +52,7 @@ class Rows:
     wire: Floats
     first_wire: Floats
     memory: Floats
-    zero_pages: Floats
+    zero_end: Floats
     page_size: Floats
     setup: Floats
     zero_pages_per_second: Floats
@@ -57,7 +61,6 @@ class Rows:
     fixed: Floats
     phase: Floats
     clock: Floats
-    rewritten: Floats
     overlap: Floats
     post_copy: Flags
     auto_converge: Flags
@@ -94,10 +97,15 @@ class Ends:
 
 @dataclass(slots=True)
 class _Course:
-    """Where the rows that are not over yet are; `rows` says which they are."""
+    """Where the rows that are not over yet are; `rows` says which they are.
+
+    The sync after a `window` of the guest's time has `found` bytes written.
+    """
 
     rows: Indices
     dirty: Floats
+    window: Floats
+    found: Floats
     t: Floats
     sent: Floats
     number: Floats
@@ -154,21 +162,29 @@ def _first_pass(inputs: Rows, shapes: Shapes) -> _Course:
     over = np.where(
         i.running & ~first,
         _over(i.left, threshold, chunk),
-        np.minimum(np.maximum(threshold - i.phase * chunk, 0.0), i.left),
+        # Zero pages count in full, and the last ones come last.
+        np.minimum(np.maximum(threshold - i.phase * chunk - i.zero_end, 0.0), i.left),
     )
     to_send = i.left - over
     took = i.setup * ~i.running + to_send * wire / i.speed
     took = took + i.zero_left / i.zero_pages_per_second
     window = took + i.elapsed
+    guest_window = _guest_time(i, rows, window, i.throttle)
+    new = shapes.new(guest_window, rows)
     # What pass 1 leaves over are addresses of its own, among all of the memory.
-    among = np.where(first, np.maximum(i.memory, 1.0), i.rewritten)
-    new = _new(shapes, i, rows, window, i.throttle)
-    dirty = over + new - _overlap(over, new, among, i.overlap)
+    again = np.where(
+        first,
+        np.minimum(new / np.maximum(i.memory, 1.0), 1.0),
+        _again(shapes, rows, guest_window, new, guest_window, new),
+    )
+    dirty = over + new - _overlap(over, new, again, i.overlap)
     took = took + _sync(i, rows, new)
     nothing = np.zeros(len(rows), dtype=np.int64)
     course = _Course(
         rows=rows,
         dirty=dirty,
+        window=guest_window,
+        found=new,
         t=i.t + took,
         sent=i.sent + to_send * wire + i.zero_left * ZERO_PAGE_BYTES,
         number=i.number + 1,
@@ -194,8 +210,11 @@ def _pass(course: _Course, inputs: Rows, shapes: Shapes) -> None:
     to_send = c.dirty - over
     took = to_send * wire / speed
     window = took + inputs.sync[rows] * ~inputs.limited[rows]
-    new = _new(shapes, inputs, rows, window, c.throttle)
-    dirty = over + new - _overlap(over, new, inputs.rewritten[rows], inputs.overlap[rows])
+    guest_window = _guest_time(inputs, rows, window, c.throttle)
+    new = shapes.new(guest_window, rows)
+    again = _again(shapes, rows, c.window, c.found, guest_window, new)
+    c.window, c.found = guest_window, new
+    dirty = over + new - _overlap(over, new, again, inputs.overlap[rows])
     times = np.where(inputs.auto_converge[rows], 1.0, _alike(c.dirty, dirty, threshold, chunk))
     c.dirty = c.dirty + times * (dirty - c.dirty)
     c.t = c.t + times * (took + _sync(inputs, rows, new))
@@ -227,14 +246,24 @@ def _alike(dirty: Floats, following: Floats, threshold: Floats, chunk: Floats) -
     return alike
 
 
-def _new(shapes: Shapes, inputs: Rows, rows: Indices, seconds: Floats, throttle: Floats) -> Floats:
-    return shapes.new(seconds * inputs.clock[rows] * (1 - throttle / 100), rows)
+def _guest_time(inputs: Rows, rows: Indices, seconds: Floats, throttle: Floats) -> Floats:
+    """How long the guest runs in a window, in seconds of the curve's."""
+    return seconds * inputs.clock[rows] * (1 - throttle / 100)
 
 
-def _overlap(over: Floats, new: Floats, among: Floats, share: Floats) -> Floats:
-    """What is both left over and dirtied anew, were the new pages spread evenly, times `share`."""
-    overlap: Floats = np.minimum(share * over * np.minimum(new / among, 1.0), over)
-    return np.minimum(overlap, new)
+def _again(
+    shapes: Shapes, rows: Indices, window: Floats, found: Floats, following: Floats, new: Floats
+) -> Floats:
+    """The share of what a window found that the following one finds again."""
+    both = found + new - shapes.new(window + following, rows)
+    share: Floats = np.clip(both / np.maximum(found, 1.0), 0.0, 1.0)
+    return share
+
+
+def _overlap(over: Floats, new: Floats, again: Floats, times: Floats) -> Floats:
+    """What is both left over and dirtied anew."""
+    overlap: Floats = np.minimum(over * np.minimum(again * times, 1.0), new)
+    return overlap
 
 
 def _sync(inputs: Rows, rows: Indices, new: Floats) -> Floats:
@@ -305,12 +334,14 @@ def _shortest_pass(inputs: Rows, shapes: Shapes) -> dict[str, Floats]:
     """What decides near the threshold: whether one look's worth is sent faster than dirtied."""
     rows = np.arange(len(inputs.speed))
     seconds = inputs.look + inputs.sync * ~inputs.limited
-    new = _new(shapes, inputs, rows, seconds, inputs.throttle)
+    guest_window = _guest_time(inputs, rows, seconds, inputs.throttle)
+    new = shapes.new(guest_window, rows)
+    again = _again(shapes, rows, guest_window, new, guest_window, new)
     chunk = inputs.speed * inputs.look / inputs.wire
     over = np.maximum(inputs.speed * inputs.limit - chunk / 2, 0.0)
     return {
         "shortest": seconds,
-        "dirtied": new - _overlap(over, new, inputs.rewritten, inputs.overlap),
+        "dirtied": new - _overlap(over, new, again, inputs.overlap),
         "sendable": chunk,
         "speed": inputs.speed,
     }

@@ -18,8 +18,8 @@ from vmferry.precopy.shape import Floats
 _PAGE_HEADER = 8
 # A speed this near to the cap was measured under it.
 _AT_THE_CAP = 1.05
-# The guest need not write evenly: what is left over is hit that many times as often as the rest.
-_OVERLAP_LEAST, _OVERLAP_MOST = 0.5, 1.25
+# What is left over is the end of an order of addresses: colder or hotter than the rest.
+_OVERLAP_LEAST, _OVERLAP_MOST = 0.6, 1.2
 _OVERLAP_SPREAD = 0.2
 _MOST_OVERLAP = 4.0
 
@@ -61,7 +61,7 @@ def rows_of(cases: Sequence[Case]) -> Rows:
         wire=each(_wire),
         first_wire=each(_first_wire),
         memory=each(lambda case: case.profile.non_zero_bytes),
-        zero_pages=each(lambda case: case.profile.zero_pages),
+        zero_end=each(lambda case: case.profile.zero_end),
         page_size=each(lambda case: case.profile.page_size),
         setup=each(lambda case: case.host.setup_seconds),
         zero_pages_per_second=each(lambda case: case.host.zero_pages_per_second),
@@ -70,7 +70,6 @@ def rows_of(cases: Sequence[Case]) -> Rows:
         fixed=drawn(lambda case: case.host.fixed_downtime_seconds, "fixed"),
         phase=every("phase"),
         clock=each(lambda case: 1 / (1 - min(case.profile.throttle, 99) / 100)),
-        rewritten=each(lambda case: case.profile.rewritten),
         overlap=_overlap(cases),
         post_copy=flags(lambda case: case.setting.post_copy),
         auto_converge=flags(lambda case: case.setting.auto_converge),
@@ -120,7 +119,7 @@ def _ratio(case: Case) -> float:
 
 
 def _overlap(cases: Sequence[Case]) -> Floats:
-    """How many times as often as by chance the left-over pages are hit, in every draw."""
+    """How many times as often as the curve says left-over pages are dirtied again, by draw."""
     ranks = uniform("overlap")
     assumed = _OVERLAP_LEAST + (_OVERLAP_MOST - _OVERLAP_LEAST) * ranks
     measured = 1 + _OVERLAP_SPREAD * (2 * ranks - 1)
@@ -131,8 +130,10 @@ def _overlap(cases: Sequence[Case]) -> Floats:
             rows.append(assumed)
             continue
         shortest = min(profile.points, key=lambda point: point.seconds)
-        by_chance = max(min(shortest.bytes / profile.rewritten, 1.0), 1e-3)
-        rows.append(np.minimum(profile.overlap / by_chance * measured, _MOST_OVERLAP))
+        curve = profile.extended
+        window = shortest.seconds
+        expected = 2 - curve(2 * window) / max(curve(window), 1.0)
+        rows.append(np.minimum(profile.overlap / max(expected, 0.01) * measured, _MOST_OVERLAP))
     return np.concatenate(rows)
 
 

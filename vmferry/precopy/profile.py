@@ -6,7 +6,7 @@ The points say nothing of the link or the settings that a migration has.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, hypot, log
 from typing import Any, Literal, cast
@@ -20,10 +20,11 @@ Source = Literal["rehearsal", "run", "calc-dirty-rate", "trace", "assumed"]
 FORMAT = 1
 # In falling order of trust; a trace is a run that somebody else recorded.
 SOURCES: tuple[Source, ...] = ("rehearsal", "run", "trace", "calc-dirty-rate", "assumed")
-# Loads grow as T^0.72 over the windows of passes (docs/forecast.md); windows that are to tell the
+# Loads grow as about T^0.6 over the windows of passes (docs/forecast.md); windows that are to tell the
 # exponent of this one differ by at least this factor.
-EXPONENT, APART = 0.72, 1.5
-_LEAST_PART = 0.1
+EXPONENT, APART = 0.6, 1.5
+# Beyond the longest window a curve goes on to bend.
+_LATER = 0.75
 _LEAST_RATIO = 0.01
 _PER_CENT = "must be per cent, from 0 to 99"
 # Two windows this near to each other tell the same: the more trusted one is taken.
@@ -57,8 +58,9 @@ class DirtyProfile:
     work that it lost besides. `overlap` is the share of what a pass left over that the guest
     dirtied again meanwhile, None where it was not measured. `compress` are ratios (2 is half the
     bytes) by algorithm, `xbzrle_ratio` the same for pages sent again. `working_set` is the least
-    that the guest rewrites in the long run, 0 where nobody knows, and `zero_share` the share of
-    zero pages in what is sent again.
+    that the guest rewrites in the long run, 0 where nobody knows. `zero_share` is the share of zero
+    pages in what is sent again, `zero_end` what the memory has of them at its end, where QEMU ends
+    pass 1, in bytes.
     """
 
     points: tuple[CurvePoint, ...]
@@ -74,6 +76,7 @@ class DirtyProfile:
     slowdown: float = 0.0
     source: Source = "assumed"
     zero_share: float = 0.0
+    zero_end: int = 0
 
     @property
     def curve(self) -> DirtyCurve:
@@ -90,15 +93,9 @@ class DirtyProfile:
         return hull.scaled(exp(sum(off * certainty for off, certainty in offs) / weight))
 
     @property
-    def rewritten(self) -> float:
-        """The set that the guest rewrites in the long run, in bytes; at least 1.
-
-        What was found in the longest window is all of it where the curve is flat there, and a small
-        part where it still grows in proportion.
-        """
-        largest = max((point.bytes for point in self.points), default=0.0)
-        windows = [(point.seconds, point.bytes) for point in self.points]
-        return max(self.working_set, largest, 1.0) / max(1 - growth(windows), _LEAST_PART)
+    def extended(self) -> Callable[[float], float]:
+        """The curve for windows of any length: a power of T beyond those that were measured."""
+        return extended([(point.seconds, point.bytes) for point in self.points])
 
     def aged(self, now: float) -> DirtyProfile:
         """The profile with each point's doubt grown by its age; `now` is unix time."""
@@ -166,6 +163,25 @@ def growth(windows: Iterable[tuple[float, float]]) -> float:
     return log(curve(longer) / curve(earlier[-1])) / log(longer / earlier[-1])
 
 
+def extended(windows: Sequence[tuple[float, float]]) -> Callable[[float], float]:
+    """The hull of these points (seconds, bytes), and powers of T beyond it."""
+    kept = [(t, size) for t, size in windows if t > 0 and size > 0]
+    if not kept:
+        return lambda seconds: 0.0
+    curve = DirtyCurve.through(kept)
+    shortest, longest = min(kept)[0], max(kept)[0]
+    exponent = _LATER * growth(kept)
+
+    def size(seconds: float) -> float:
+        if seconds <= shortest:
+            return float(curve(shortest) * (seconds / shortest) ** EXPONENT)
+        if seconds >= longest:
+            return float(curve(longest) * (seconds / longest) ** exponent)
+        return curve(seconds)
+
+    return size
+
+
 def log_deviations(point: CurvePoint) -> tuple[float, float]:
     """The standard deviations of the point's logarithm, downward and upward."""
     low, middle, high = (max(size, 1.0) for size in (point.low, point.bytes, point.high))
@@ -219,6 +235,7 @@ def _profile(file: Checked) -> DirtyProfile:
         slowdown=file.number("slowdown", share, least=0, most=1, default=0),
         source=cast(Source, file.choice("source", SOURCES, "assumed")),
         zero_share=file.number("zero_share", share, least=0, most=1, default=0),
+        zero_end=file.whole("zero_end", "must be a number of bytes", least=0, default=0),
     )
 
 

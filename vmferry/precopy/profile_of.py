@@ -7,14 +7,14 @@ there are, make its doubt.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, hypot, log
 
 from vmferry.precopy.case import Standing
 from vmferry.precopy.draws import Z90
 from vmferry.precopy.outcome import PassRecord
-from vmferry.precopy.profile import CurvePoint, DirtyProfile, Source, growth
+from vmferry.precopy.profile import CurvePoint, DirtyProfile, Source, extended
 from vmferry.precopy.sample import Sample
 
 # Windows that differ by less than this factor are one point.
@@ -27,7 +27,6 @@ _GUESSED = 0.5
 _HALF_LIFE = 6.0
 # Without MIGRATION_PASS events the time of a sync is known to about half a polling period.
 _POLLING_SECONDS = 0.05
-_MOST_OF_IT = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +45,21 @@ def profile_of_passes(
     last: Sample,
     *,
     throttles: Mapping[int, float] | None = None,
+    zero_end: int = 0,
     source: Source = "run",
     at: float = 0.0,
 ) -> DirtyProfile | None:
     """The profile that finished passes, and the begin of the `current` one, tell.
 
     `last` is the last sample with figures, `throttles` the per cent that held the guest in each
-    pass, `at` the unix time. None where pass 1 is not over: then nothing is known of the curve.
+    pass, `zero_end` the zero pages that pass 1 ended with, in bytes, `at` the unix time. None where
+    pass 1 is not over: then nothing is known of the curve.
     """
     if not passes or (current is None and len(passes) < 2):
         return None
     throttle = min((throttles or {}).get(last.sync_count, 0.0), 99.0)
     working_set = _working_set(passes, current)
-    found = _found(passes, current, working_set, throttles or {}, throttle)
+    found = _found(passes, current, throttles or {}, throttle)
     first = passes[0]
     zero_pages = first.zero_pages
     return DirtyProfile(
@@ -71,6 +72,7 @@ def profile_of_passes(
         working_set=working_set,
         source=source,
         zero_share=_zero_share(passes, last.page_size),
+        zero_end=zero_end,
     )
 
 
@@ -101,32 +103,43 @@ def zero_pages_per_second(passes: Sequence[PassRecord], speed: float) -> float |
 def _found(
     passes: Sequence[PassRecord],
     current: PassRecord | None,
-    working_set: float,
     throttles: Mapping[int, float],
     throttle: float,
 ) -> list[_Found]:
     """What each pass tells, as windows of a guest that is held by `throttle`."""
     pairs = _pairs(passes, current)
     certain = [pair for pair in pairs if "new_bytes" not in pair[1].estimated]
-    grows = growth((record.duration_ms, later.new_bytes) for record, later in certain or pairs)
+    curve = extended([(one.duration_ms, later.new_bytes) for one, later in certain or pairs])
     result = []
     for i, (record, later) in enumerate(certain or pairs):
         seconds = record.duration_ms / 1000
-        # What pass 1 left over are addresses of its own, not pages that the guest rewrites.
-        left = record.left_bytes if record.n > 1 else 0
-        # The curve counts what was dirtied again while it was still waiting to be sent.
-        waiting = min(left / working_set * (1 - grows), _MOST_OF_IT) if working_set > 0 else 0.0
+        again = _again(curve, passes, record)
         blur = min(_POLLING_SECONDS / seconds, 1.0) if "duration_ms" in record.estimated else 0.0
         clock = (1 - throttles.get(record.n, 0.0) / 100) / (1 - throttle / 100)
         result.append(
             _Found(
                 seconds=seconds * clock,
-                bytes=min(later.new_bytes / (1 - waiting), max(working_set, later.new_bytes)),
+                # The curve counts what was dirtied again while it was still waiting to be sent.
+                bytes=later.new_bytes + again * record.left_bytes,
                 doubt=hypot(_ONE_PASS, blur) if certain else _GUESSED,
                 weight=0.5 ** ((len(certain or pairs) - 1 - i) / _HALF_LIFE),
             )
         )
     return result
+
+
+def _again(
+    curve: Callable[[float], float], passes: Sequence[PassRecord], record: PassRecord
+) -> float:
+    """The share of what was left over that was dirtied again meanwhile (see forecast_map.py)."""
+    window = record.duration_ms
+    if record.n == 1:
+        # Addresses of its own, among all of the memory.
+        return min(curve(window) / max(record.dirty_bytes, 1), 1.0)
+    before = passes[record.n - 2].duration_ms
+    found = curve(before)
+    both = found + curve(window) - curve(before + window)
+    return min(max(both / found, 0.0), 1.0) if found > 0 else 0.0
 
 
 def _pairs(

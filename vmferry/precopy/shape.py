@@ -2,7 +2,7 @@
 
 Between the measured windows W follows their concave curve. Outside it is a power of T, whose
 exponent is drawn: below the shortest window W lies, by concavity, between proportion (exponent 1)
-and the line through the next one; the guests measured so far lie at about 0.7 (docs/forecast.md).
+and the line through the next one; the guests measured so far lie at about 0.6 (docs/forecast.md).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _KNOTS = 32
 _NOTHING = 1.0  # a byte: what an idle guest dirties, so that it has a logarithm
 # Windows shorter than measured: how far loads differ in the exponent there, and how closely it
 # follows the exponent between the two shortest windows that were measured.
-EXPONENT_SPREAD, _FOLLOWS = 0.08, 0.1
+EXPONENT_SPREAD, _FOLLOWS = 0.06, 0.06
 _EXPONENT_LEAST = 0.4
 _HIDDEN, _SPREAD_LEAST = 0.3, 0.03
 
