@@ -17,6 +17,9 @@ from vmferry.stream.items import Blocks, EndOfIteration, Pages, Stage3, StreamEr
 from vmferry.stream.reader import StreamReader
 
 SMALL = small_stream()
+# What the first page of begun() takes, which names its block.
+FIRST_ZERO = 8 + 7 + 1
+FIRST_DELTA = 8 + 7 + 3 + 3
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
@@ -180,6 +183,26 @@ def begun(*blocks: Row) -> Encoder:
     return e
 
 
+def test_a_run_of_deltas_may_be_cut_anywhere() -> None:
+    e = begun()
+    for page in range(8):
+        e.xbzrle(b"pc.ram", page * 4096, bytes(range(1, 2 + page)))
+    data = bytes(e.out)
+    expected = plain_events(data)
+    for at in range(len(data)):
+        assert fast_events([data[:at], data[at:]]) == expected
+
+
+def test_ram_that_has_ended_does_not_go_on() -> None:
+    e = begun()
+    e.close_section()
+    e.end()
+    e.close_section()
+    at = len(e.out)
+    e.part()
+    assert_wrong(bytes(e.out), "section 2, which is not under way", at)
+
+
 def beyond(e: Encoder) -> None:
     e.zero(b"pc.ram", 8 * 4096)
 
@@ -187,7 +210,6 @@ def beyond(e: Encoder) -> None:
 def beyond_in_a_run(e: Encoder) -> None:
     for page in range(9):
         e.zero(b"pc.ram", page * 4096)
-    # The reader stops at the page that is wrong, not at the first of the run.
 
 
 def filled(e: Encoder) -> None:
@@ -195,8 +217,29 @@ def filled(e: Encoder) -> None:
     e.out[-1] = 0xFF
 
 
+def filled_in_a_run(e: Encoder) -> None:
+    for page in range(4):
+        e.zero(b"pc.ram", page * 4096)
+    e.out[-10] = 0xFF
+
+
+def wrong_footer(e: Encoder) -> None:
+    e.close_section()
+    e.out[-1] ^= 1
+
+
 def long_delta(e: Encoder) -> None:
     e.xbzrle(b"pc.ram", 0, bytes(4097))
+
+
+def long_delta_in_a_run(e: Encoder) -> None:
+    e.xbzrle(b"pc.ram", 0, b"\1\1\1")
+    long_delta(e)
+
+
+def no_delta_in_a_run(e: Encoder) -> None:
+    e.xbzrle(b"pc.ram", 0, b"\1\1\1")
+    e.xbzrle(b"pc.ram", 0, b"")
 
 
 def other_encoding(e: Encoder) -> None:
@@ -205,31 +248,33 @@ def other_encoding(e: Encoder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("write", "said"),
+    ("write", "said", "after"),
     [
-        (beyond, "a page at 0x8000 of 'pc.ram'"),
-        (beyond_in_a_run, "a page at 0x8000 of 'pc.ram'"),
-        (filled, "filled with 0xff"),
-        (long_delta, "an XBZRLE page of 4097 bytes"),
-        (other_encoding, "encoding 2"),
-        (lambda e: e.zero(b"vga", 0), "'vga', which is no RAM block"),
-        (lambda e: e.word(0x22), "continues no block"),
-        (lambda e: e.word(0x80), "RDMA"),
-        (lambda e: e.word(0x128), "compress"),
-        (lambda e: e.word(0x200), "multifd"),
-        (lambda e: e.word(0x1000 | 0x0A), "0x100a is no page"),
-        (lambda e: e.word(0x8000 | 0x04), "a second list"),
+        (beyond, "a page at 0x8000 of 'pc.ram'", 0),
+        (beyond_in_a_run, "a page at 0x8000 of 'pc.ram'", FIRST_ZERO + 7 * 9),
+        (filled, "filled with 0xff", 0),
+        (filled_in_a_run, "filled with 0xff", FIRST_ZERO + 9),
+        (wrong_footer, "the footer of section 3 after section 2", 8),
+        (long_delta, "an XBZRLE page of 4097 bytes", 0),
+        (long_delta_in_a_run, "an XBZRLE page of 4097 bytes", FIRST_DELTA),
+        (no_delta_in_a_run, "an XBZRLE page of 0 bytes", FIRST_DELTA),
+        (other_encoding, "encoding 2", 0),
+        (lambda e: e.zero(b"vga", 0), "'vga', which is no RAM block", 0),
+        (lambda e: e.word(0x22), "continues no block", 0),
+        (lambda e: e.word(0x80), "RDMA", 0),
+        (lambda e: e.word(0x128), "compress", 0),
+        (lambda e: e.word(0x200), "multifd", 0),
+        (lambda e: e.word(0x1000 | 0x0A), "0x100a is no page", 0),
+        (lambda e: e.word(0x8000 | 0x04), "a second list", 0),
     ],
 )
 def test_what_cannot_be_read_inside_ram_is_named_with_its_offset(
-    write: Callable[[Encoder], None], said: str
+    write: Callable[[Encoder], None], said: str, after: int
 ) -> None:
     e = begun()
     at = len(e.out)
     write(e)
-    assert_wrong(
-        bytes(e.out), said, at=at if write is not beyond_in_a_run else at + 8 + 7 + 1 + 7 * 9
-    )
+    assert_wrong(bytes(e.out), said, at + after)
 
 
 @pytest.mark.parametrize(

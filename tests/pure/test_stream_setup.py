@@ -80,16 +80,20 @@ def test_with_ignore_shared_each_block_has_its_address() -> None:
     assert [(b.size, b.backing_page_size) for b in blocks_of(e)] == [(8192, None), (4096, None)]
 
 
-def test_page_sizes_and_addresses_together() -> None:
+@pytest.mark.parametrize("last_is_huge", [False, True])
+def test_page_sizes_and_addresses_together(last_is_huge: bool) -> None:
     e = Encoder()
     e.configuration(capabilities(b"x-ignore-shared"))
     e.advise(4096 | HUGE)
     e.start()
     e.word(2 * HUGE + 8192 | 0x04)
-    for name, words in (b"a", (4096, 0)), (b"b", (2 * HUGE, HUGE, 0)), (b"c", (4096, 0x10000)):
-        e.out += bytes([len(name)]) + name + b"".join(w.to_bytes(8, "big") for w in words)
+    rows = {b"a": (4096, 0), b"b": (2 * HUGE, HUGE, 0), b"c": (4096, 0x10000)}
+    names = b"acb" if last_is_huge else b"abc"
+    for name in (bytes([letter]) for letter in names):
+        e.out += b"\1" + name + b"".join(word.to_bytes(8, "big") for word in rows[name])
     e.close_section()
-    assert [b.backing_page_size for b in blocks_of(e)] == [None, HUGE, None]
+    backing = {block.name: block.backing_page_size for block in blocks_of(e)}
+    assert backing == {"a": None, "b": HUGE, "c": None}
 
 
 @pytest.mark.parametrize(
@@ -101,10 +105,7 @@ def test_capabilities_that_change_the_stream_are_refused(name: bytes, said: str)
     e.configuration()
     at = len(e.out)
     e.out += capabilities(name)
-    with pytest.raises(StreamError, match=said) as caught:
-        list(StreamReader().feed(bytes(e.out)))
-    assert caught.value.offset == at
-    assert plain_events(bytes(e.out))[-1] == ("wrong", at)
+    assert_wrong_at(bytes(e.out), at, said)
 
 
 @pytest.mark.parametrize(
@@ -140,3 +141,34 @@ def test_the_announced_switchover_begins_stage_3() -> None:
     e.devices()
     stage3 = [item for item in read(e) if isinstance(item, Stage3)]
     assert [item.offset for item in stage3] == [at]
+
+
+def test_commands_stand_only_where_they_can_be_meant() -> None:
+    e = Encoder()
+    e.start()
+    e.blocks((b"pc.ram", 4096))
+    e.close_section()
+    before = bytes(e.out)
+    e.advise(4096)
+    assert_wrong_at(bytes(e.out), len(before), "announced after RAM has begun")
+    e.out = bytearray(before)
+    e.command(11)
+    announced = bytes(e.out)
+    e.command(11)
+    assert_wrong_at(bytes(e.out), len(announced), "where it cannot begin")
+
+
+def test_parts_of_the_configuration_belong_right_behind_it() -> None:
+    e = Encoder()
+    e.configuration()
+    e.command(1)
+    at = len(e.out)
+    e.out += target_page_bits(14)
+    assert_wrong_at(bytes(e.out), at, "0x05 begins no section")
+
+
+def assert_wrong_at(data: bytes, at: int, said: str) -> None:
+    with pytest.raises(StreamError, match=said) as caught:
+        list(StreamReader().feed(data))
+    assert caught.value.offset == at
+    assert plain_events(data)[-1] == ("wrong", at)

@@ -105,7 +105,7 @@ class Ram:
         else:
             name = c.name()
             found = self._blocks.get(name)
-            if found is None or not self.known:
+            if found is None:
                 raise Wrong(f"a page of '{shown(name)}', which is no RAM block")
             block = found
         if offset > block.size - self._page_size:
