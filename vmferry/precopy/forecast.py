@@ -113,26 +113,25 @@ def forecast_many(cases: Sequence[Case]) -> list[Forecast]:
         return []
     ends = _run(cases)
     p = _p_converge(ends)
-    totals = _quantiles_of(ends.seconds * 1000, ends)
-    downtimes = _quantiles_of(ends.downtime * 1000, ends)
-    sizes = _quantiles_of(ends.bytes, ends)
-    passes = _quantiles_of(ends.passes, ends)
+    quantities = np.stack((ends.seconds * 1000, ends.downtime * 1000, ends.bytes, ends.passes))
+    columns = _quantiles_of(quantities.reshape(4, len(cases), DRAWS), ends)
     shortest = (ends.shortest, ends.dirtied, ends.sendable, ends.speed)
     decisive = [np.median(one.reshape(-1, DRAWS), axis=1) for one in shortest]
     known: dict[int, dict[str, Any]] = {}
     forecasts = []
     for i, case in enumerate(cases):
         verdict = _verdict(float(p[i]))
-        ends_at_all = verdict != "does-not-converge" and totals[i] is not None
+        ends_at_all = verdict != "does-not-converge"
+        total, downtime, size, passes = columns[i] if ends_at_all else (None, None, None, None)
         forecasts.append(
             Forecast(
                 verdict=verdict,
                 p_converge=round(float(p[i]), 3),
                 given=given(case, known),
-                total_ms=totals[i] if ends_at_all else None,
-                downtime_ms=downtimes[i] if ends_at_all else None,
-                bytes=sizes[i] if ends_at_all else None,
-                passes=passes[i] if ends_at_all else None,
+                total_ms=total,
+                downtime_ms=downtime,
+                bytes=size,
+                passes=passes,
                 why=why(case, *(float(one[i]) for one in decisive)),
             )
         )
@@ -167,21 +166,26 @@ def _verdict(p: float) -> Verdict:
     return "does-not-converge" if p <= 1 - CERTAIN else "uncertain"
 
 
-def _quantiles_of(values: Floats, ends: Ends) -> list[Quantiles | None]:
-    """The quantiles of each case over its draws that converge."""
-    ordered = np.sort(np.minimum(values, _NEVER).reshape(-1, DRAWS), axis=1)
+def _quantiles_of(values: Floats, ends: Ends) -> list[tuple[Quantiles | None, ...]]:
+    """For each case the quantiles of its quantities, over the draws that converge.
+
+    `values` are quantities x cases x draws.
+    """
+    ordered = np.sort(np.minimum(values, _NEVER), axis=2)
     counts = ends.converged.reshape(-1, DRAWS).sum(axis=1)
-    columns = []
+    cases = np.arange(len(counts))
+    last = np.maximum(counts - 1, 0)
+    found = []
     for share in _SHARES:
-        place = np.clip(share * counts - 0.5, 0, np.maximum(counts - 1, 0))
+        place = np.minimum(np.maximum(share * counts - 0.5, 0), last)
         low = place.astype(np.intp)
-        high = np.minimum(low + 1, np.maximum(counts - 1, 0))
-        part = place - low
-        a, b = (np.take_along_axis(ordered, at[:, None], 1)[:, 0] for at in (low, high))
-        columns.append(a + part * (b - a))
+        a, b = ordered[:, cases, low], ordered[:, cases, np.minimum(low + 1, last)]
+        found.append((a + (place - low) * (b - a)).tolist())
     return [
-        Quantiles(float(p10), float(p50), float(p90)) if count else None
-        for p10, p50, p90, count in zip(*columns, counts, strict=True)
+        tuple(Quantiles(*(part[quantity][i] for part in found)) for quantity in range(len(values)))
+        if count
+        else (None,) * len(values)
+        for i, count in enumerate(counts.tolist())
     ]
 
 

@@ -170,12 +170,12 @@ def _first_pass(inputs: Rows, shapes: Shapes) -> _Course:
     took = took + i.zero_left / i.zero_pages_per_second
     window = took + i.elapsed
     guest_window = _guest_time(i, rows, window, i.throttle)
-    new = shapes.new(guest_window, rows)
+    new, both = shapes.new(np.stack((guest_window, 2 * guest_window)), rows)
     # What pass 1 leaves over are addresses of its own, among all of the memory.
     again = np.where(
         first,
         np.minimum(new / np.maximum(i.memory, 1.0), 1.0),
-        _again(shapes, rows, guest_window, new, guest_window, new),
+        _again(new, new, both),
     )
     dirty = over + new - _overlap(over, new, again, i.overlap)
     took = took + _sync(i, rows, new)
@@ -211,8 +211,8 @@ def _pass(course: _Course, inputs: Rows, shapes: Shapes) -> None:
     took = to_send * wire / speed
     window = took + inputs.sync[rows] * ~inputs.limited[rows]
     guest_window = _guest_time(inputs, rows, window, c.throttle)
-    new = shapes.new(guest_window, rows)
-    again = _again(shapes, rows, c.window, c.found, guest_window, new)
+    new, both = shapes.new(np.stack((guest_window, c.window + guest_window)), rows)
+    again = _again(c.found, new, both)
     c.window, c.found = guest_window, new
     dirty = over + new - _overlap(over, new, again, inputs.overlap[rows])
     times = np.where(inputs.auto_converge[rows], 1.0, _alike(c.dirty, dirty, threshold, chunk))
@@ -242,7 +242,7 @@ def _alike(dirty: Floats, following: Floats, threshold: Floats, chunk: Floats) -
     place = (dirty - threshold) / chunk
     room = np.where(change > 0, np.floor(place) + 1 - place, place - np.floor(place)) * chunk
     steps = np.floor(room / np.maximum(np.abs(change), 1e-9))
-    alike: Floats = np.clip(steps, 1.0, _MOST_ALIKE)
+    alike: Floats = np.minimum(np.maximum(steps, 1.0), _MOST_ALIKE)
     return alike
 
 
@@ -251,13 +251,13 @@ def _guest_time(inputs: Rows, rows: Indices, seconds: Floats, throttle: Floats) 
     return seconds * inputs.clock[rows] * (1 - throttle / 100)
 
 
-def _again(
-    shapes: Shapes, rows: Indices, window: Floats, found: Floats, following: Floats, new: Floats
-) -> Floats:
-    """The share of what a window found that the following one finds again."""
-    both = found + new - shapes.new(window + following, rows)
-    share: Floats = np.clip(both / np.maximum(found, 1.0), 0.0, 1.0)
-    return share
+def _again(found: Floats, new: Floats, both: Floats) -> Floats:
+    """The share of what a window found that the next one, with `new`, finds again.
+
+    `both` is what the two find together.
+    """
+    share: Floats = np.maximum(found + new - both, 0.0) / np.maximum(found, 1.0)
+    return np.minimum(share, 1.0)
 
 
 def _overlap(over: Floats, new: Floats, again: Floats, times: Floats) -> Floats:
@@ -335,8 +335,8 @@ def _shortest_pass(inputs: Rows, shapes: Shapes) -> dict[str, Floats]:
     rows = np.arange(len(inputs.speed))
     seconds = inputs.look + inputs.sync * ~inputs.limited
     guest_window = _guest_time(inputs, rows, seconds, inputs.throttle)
-    new = shapes.new(guest_window, rows)
-    again = _again(shapes, rows, guest_window, new, guest_window, new)
+    new, both = shapes.new(np.stack((guest_window, 2 * guest_window)), rows)
+    again = _again(new, new, both)
     chunk = inputs.speed * inputs.look / inputs.wire
     over = np.maximum(inputs.speed * inputs.limit - chunk / 2, 0.0)
     return {

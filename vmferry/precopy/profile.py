@@ -20,8 +20,8 @@ Source = Literal["rehearsal", "run", "calc-dirty-rate", "trace", "assumed"]
 FORMAT = 1
 # In falling order of trust; a trace is a run that somebody else recorded.
 SOURCES: tuple[Source, ...] = ("rehearsal", "run", "trace", "calc-dirty-rate", "assumed")
-# Loads grow as about T^0.6 over the windows of passes (docs/forecast.md); windows that are to tell the
-# exponent of this one differ by at least this factor.
+# Loads grow as about T^0.6 over the windows of passes (docs/forecast.md). Windows that are to tell
+# the exponent of this one differ by at least this factor.
 EXPONENT, APART = 0.6, 1.5
 # Beyond the longest window a curve goes on to bend.
 _LATER = 0.75
@@ -105,9 +105,9 @@ class DirtyProfile:
 
     def to_json(self) -> dict[str, Any]:
         """The dirty curve file (format 1)."""
-        values = dataclasses.asdict(self)
-        values["compress"] = dict(self.compress)
-        return {"format": FORMAT, **values}
+        values = {name: getattr(self, name) for name in self.__slots__}
+        points = [{name: getattr(point, name) for name in point.__slots__} for point in self.points]
+        return {"format": FORMAT, **values, "points": points, "compress": dict(self.compress)}
 
     @classmethod
     def from_json(cls, data: Any, name: str = "the dirty curve") -> DirtyProfile:

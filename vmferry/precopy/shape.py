@@ -106,10 +106,13 @@ class Shapes:
         return np.exp(self._table[:, -1])
 
     def new(self, seconds: Floats, rows: Indices) -> Floats:
-        """Unique bytes that a window of `seconds` finds, in the draws `rows`."""
+        """Unique bytes that a window of `seconds` finds, in the draws `rows`.
+
+        `seconds` may have several windows a row, each in a line of its own.
+        """
         t = np.log(np.maximum(seconds, 1e-6))
         start, end = self._start[rows], self._end[rows]
-        place = np.clip((t - start) * self._per_knot[rows], 0.0, _KNOTS - 1)
+        place = np.minimum(np.maximum((t - start) * self._per_knot[rows], 0.0), _KNOTS - 1)
         left = np.minimum(place.astype(np.intp), _KNOTS - 2)
         part = place - left
         size = self._table[rows, left] * (1 - part) + self._table[rows, left + 1] * part
