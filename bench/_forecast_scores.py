@@ -18,6 +18,8 @@ from bench._baselines import Prediction
 from vmferry.precopy.quantiles import Quantiles
 
 OURS, RATE_ONLY = "vmferry, rehearsal", "vmferry, calc-dirty-rate"
+# Its verdict is the forecast's; that of the rehearsal, which has also seen the passes, is ours.
+FORECAST = "vmferry, the rehearsal's forecast"
 INFINITE = math.inf
 
 
@@ -104,7 +106,7 @@ class Score:
         middle: Quantiles | None = getattr(said, what)
         if middle is None:
             return None if said.verdict == "converges" else INFINITE
-        truth = statistics.median(getattr(each, what) for each in self.completed)
+        truth: float = statistics.median(getattr(each, what) for each in self.completed)
         return abs(middle.p50 - truth) / truth
 
     def within(self, what: str) -> list[bool]:

@@ -143,7 +143,7 @@ def _hot(writes: int, pages: int) -> dict[str, int]:
     return {"hot_writes": writes, "hot_pages": pages}
 
 
-SEQUENTIAL = {"order": "sequential"}
+SEQUENTIAL: dict[str, Any] = {"order": "sequential"}
 
 WORKLOADS = (
     # Sizes and rates.
