@@ -143,7 +143,7 @@ def run(inputs: Rows, shapes: Shapes) -> Ends:
             break
         _pass(course, inputs, shapes)
         _decide(course, inputs, ends)
-    _give_up(course, inputs, ends, np.ones(len(course.rows), dtype=np.bool_))
+    # What still falls after so many passes is on the edge: its margin stays 0.
     outrun = np.log(ends.sendable / np.maximum(ends.dirtied, 1.0))
     outrun = np.where(inputs.auto_converge, np.inf, outrun)
     ends.margin = np.where(ends.converged, np.maximum(outrun, ends.margin), ends.margin)
