@@ -18,6 +18,7 @@ from typer.exceptions import TyperException
 from vmferry import __version__
 from vmferry.cli.console import console
 from vmferry.cli.demo import demo
+from vmferry.cli.explain import explain
 from vmferry.cli.forecast import forecast
 from vmferry.cli.ls import ls
 from vmferry.cli.migrate import migrate
@@ -64,6 +65,7 @@ for command in (
     recover,
     runs,
     show,
+    explain,
     report,
     xray,
 ):

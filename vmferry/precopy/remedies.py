@@ -1,0 +1,189 @@
+"""The smallest single change with which a migration that does not converge would have converged.
+
+Each is a root of the forecast's own map in one setting: the least value at which at least
+`ENOUGH` of the draws converge, all else equal. That they all do so is the safety margin.
+What the passes of the migration itself have shown goes before the map: one that hovered did not
+converge, and a threshold at which its passes hovered is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vmferry.precopy.case import Case, Link
+from vmferry.precopy.forecast import Change, Remedy, forecast_many, p_converge
+from vmferry.precopy.profile import DirtyProfile
+from vmferry.precopy.quantiles import Quantiles
+from vmferry.units import format_duration, format_rate
+
+ENOUGH = 0.8
+# A change by more than this is none that anybody makes.
+MOST_TIMES = 64.0
+MOST_THROTTLE = 99.0
+_STEPS, _PRECISE = 24, 0.01
+# Passes that hover wander about their mean.
+_WANDER = 1.05
+_MOST_SCALE = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """One setting that can be changed: `to` makes the case with the value, from `low` to `high`."""
+
+    name: Change
+    low: float
+    high: float
+    to: Callable[[float], Case]
+
+
+def remedies_of(case: Case, hovered_at: float | None = None) -> tuple[Remedy, ...]:
+    """The smallest changes, in the order in which an operator may think of them.
+
+    Those that do not help by themselves are left out, and all are where it converges as it is.
+    `hovered_at` is what the passes were seen to settle at, in bytes; None where they were not.
+    """
+    case = replace(case, standing=None)
+    if hovered_at is not None:
+        case = replace(case, profile=_agreeing(case))
+    if p_converge([case])[0] >= ENOUGH:
+        return ()
+    found: list[tuple[Change, float | str | bool, float | str | bool, Case]] = []
+    for change in _changes(case, hovered_at):
+        value = _least(change)
+        if value is not None:
+            found.append((change.name, change.low, value, change.to(value)))
+    for name in sorted(case.profile.compress, key=lambda one: case.profile.compress[one]):
+        compressed = replace(case, setting=replace(case.setting, compress=name))
+        if p_converge([compressed])[0] >= ENOUGH:
+            found.append(("compression", case.setting.compress, name, compressed))
+            break
+    if case.profile.xbzrle_ratio is not None and not case.setting.xbzrle:
+        delta = replace(case, setting=replace(case.setting, xbzrle=True))
+        if p_converge([delta])[0] >= ENOUGH:
+            found.append(("compression", case.setting.compress, "xbzrle", delta))
+    if not case.setting.post_copy:
+        copied = replace(case, setting=replace(case.setting, post_copy=True))
+        found.append(("post-copy", False, True, copied))
+    forecasts = forecast_many([changed for *_, changed in found])
+    return tuple(
+        Remedy(name, before, after, forecast)
+        for (name, before, after, _), forecast in zip(found, forecasts, strict=True)
+    )
+
+
+def speed_of(case: Case) -> float:
+    """What the passes send, in bytes per second: the cap, or the link where that is slower."""
+    return min(case.setting.bandwidth or case.link.speed.p50, case.link.speed.p50)
+
+
+def _changes(case: Case, hovered_at: float | None) -> list[_Change]:
+    setting = case.setting
+    speed, limit_ms = speed_of(case), setting.downtime_limit_ms
+    times = MOST_TIMES
+    if hovered_at is not None and limit_ms:
+        times = min(max(hovered_at * _WANDER / (speed * limit_ms / 1000), 1.0), times)
+
+    def with_bandwidth(value: float) -> Case:
+        if setting.bandwidth and setting.bandwidth <= case.link.speed.p50:
+            fast = Link(Quantiles.exact(2 * value), Quantiles.exact(2 * value))
+            return replace(case, setting=replace(setting, bandwidth=round(value)), link=fast)
+        # No cap holds it: it is the link, or what is at its ends, that has to be faster.
+        faster = value / speed
+        link = Link(case.link.speed.scaled(faster), case.link.burst.scaled(faster))
+        return replace(case, setting=replace(setting, bandwidth=0), link=link)
+
+    def with_limit(value: float) -> Case:
+        return replace(case, setting=replace(setting, downtime_limit_ms=round(value)))
+
+    def with_throttle(value: float) -> Case:
+        return replace(case, setting=replace(setting, throttle=value, auto_converge=False))
+
+    changes = [
+        _Change("bandwidth", speed, speed * MOST_TIMES, with_bandwidth),
+        _Change("downtime", limit_ms, limit_ms * times, with_limit),
+    ]
+    if setting.throttle < MOST_THROTTLE:
+        changes.append(_Change("throttle", setting.throttle, MOST_THROTTLE, with_throttle))
+    return changes
+
+
+def _least(change: _Change) -> float | None:
+    """The root of one change, to 1 %; None where nothing in its range is enough.
+
+    The upper end of a range that the passes themselves have proved is enough, whatever the map
+    says of it.
+    """
+    low, high = change.low, change.high
+    geometric = low > 0
+    proved = change.name == "downtime" and high < change.low * MOST_TIMES
+    while True:
+        values = np.geomspace(low, high, _STEPS) if geometric else np.linspace(low, high, _STEPS)
+        enough = np.flatnonzero(p_converge([change.to(float(one)) for one in values]) >= ENOUGH)
+        if not len(enough):
+            return high if proved else None
+        first = int(enough[0])
+        high = float(values[first])
+        if first == 0:
+            return high
+        low = float(values[first - 1])
+        if high - low <= _PRECISE * high:
+            return high
+
+
+def _agreeing(case: Case) -> DirtyProfile:
+    """The profile, raised until the map says as well that it does not converge as it is."""
+    scales: Sequence[float] = np.geomspace(1.0, _MOST_SCALE, _STEPS).tolist()
+    profiles = [_scaled(case.profile, scale) for scale in scales]
+    odds = p_converge([replace(case, profile=profile) for profile in profiles])
+    return next(
+        (p for p, odd in zip(profiles, odds, strict=True) if odd <= 1 - ENOUGH), profiles[-1]
+    )
+
+
+def _scaled(profile: DirtyProfile, scale: float) -> DirtyProfile:
+    points = tuple(
+        replace(one, bytes=one.bytes * scale, low=one.low * scale, high=one.high * scale)
+        for one in profile.points
+    )
+    return replace(profile, points=points, working_set=profile.working_set * scale)
+
+
+def describe_remedies(case: Case, remedies: Sequence[Remedy]) -> list[str]:
+    """The changes for people, a line each; the first line says what they are."""
+    if not remedies:
+        return []
+    lines = ["Each of these changes alone would be enough, and less of it would not surely be:"]
+    lines += [f"- {_words(case, remedy)}" for remedy in remedies]
+    missing = {"bandwidth", "downtime", "throttle"} - {remedy.change for remedy in remedies}
+    if missing:
+        names = {"bandwidth": "bandwidth", "downtime": "downtime limit", "throttle": "throttle"}
+        lines.append(
+            f"No {' and no '.join(names[one] for one in sorted(missing))} is enough alone."
+        )
+    return lines
+
+
+def _words(case: Case, remedy: Remedy) -> str:
+    before, after, total = remedy.before, remedy.after, remedy.forecast.total_ms
+    took = f"; it would take about {format_duration(total.p50 / 1000)}" if total else ""
+    if remedy.change == "bandwidth":
+        what = "a bandwidth cap" if case.setting.bandwidth else "a link, and ends, that carry"
+        return f"{what} of {format_rate(float(after))} ({_times(after, before)}){took}"
+    if remedy.change == "downtime":
+        limit = format_duration(float(after) / 1000)
+        return f"a downtime limit of {limit} ({_times(after, before)}){took}"
+    if remedy.change == "throttle":
+        return f"a throttle of {float(after):.0f} % of the guest's time{took}"
+    if remedy.change == "compression":
+        return f"compression with {after}, which was measured for this VM{took}"
+    return (
+        "post-copy: the VM moves after pass 1 whatever it writes, and then waits for each page that"
+        " has not come yet; should the network break meanwhile, it is lost"
+    )
+
+
+def _times(after: float | str, before: float | str) -> str:
+    return f"{float(after) / float(before):.1f} times as much as now"
