@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 DRAWS = 37
 # Of all generators the one whose inputs are the least correlated.
 _GENERATOR = 7
-_INPUTS = ("height", "shorter", "longer", "speed", "burst", "fixed", "phase", "overlap")
+_INPUTS = ("height", "shorter", "longer", "speed", "burst", "fixed", "phase", "overlap", "repeat")
 
 _RANKS = {
     name: (np.arange(DRAWS) * pow(_GENERATOR, i, DRAWS) % DRAWS + 0.5) / DRAWS

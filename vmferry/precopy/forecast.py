@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vmferry.precopy.case import Case, Host, Link, Setting, Standing
-from vmferry.precopy.draws import DRAWS
+from vmferry.precopy.draws import DRAWS, normal
 from vmferry.precopy.forecast_map import Ends, run
 from vmferry.precopy.forecast_rows import rows_of
 from vmferry.precopy.forecast_words import given, why
@@ -30,6 +30,8 @@ CERTAIN = 0.8
 # How far the map itself is off, as a standard deviation of the logarithm: a draw that is nearer to
 # the edge than that counts for both sides.
 _DOUBT = 0.08
+# One and the same migration, repeated, takes that much more or less time (standard deviation).
+_REPEAT = 0.01
 _SHARES = (0.1, 0.5, 0.9)
 _NEVER = 1e300  # sorts behind what ends, and can be calculated with
 # The normal distribution as a table, for arrays.
@@ -149,7 +151,12 @@ def p_converge(cases: Sequence[Case]) -> Floats:
 
 
 def _run(cases: Sequence[Case]) -> Ends:
-    return run(rows_of(cases), Shapes.of([case.profile for case in cases]))
+    rows = rows_of(cases)
+    ends = run(rows, Shapes.of([case.profile for case in cases]))
+    repeat = np.exp(_REPEAT * np.tile(normal("repeat"), len(cases)))
+    ends.seconds = rows.t + (ends.seconds - rows.t) * repeat
+    ends.bytes = rows.sent + (ends.bytes - rows.sent) * repeat
+    return ends
 
 
 def _p_converge(ends: Ends) -> Floats:
