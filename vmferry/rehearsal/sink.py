@@ -31,7 +31,7 @@ from vmferry.stream.xray import XRay
 
 _BUFFER_BYTES = 1024 * 1024
 # Who is told to end has this long to tell its result; nobody may wait for it for ever.
-_LAST_SECONDS = 10.0
+_LAST_SECONDS = 8.0
 
 
 class Sink:

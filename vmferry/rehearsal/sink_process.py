@@ -16,7 +16,7 @@ from vmferry.hypervisor.base import DEAD, SideError, SideView
 from vmferry.rehearsal.stream_end import StreamEnd
 
 _READY_SECONDS = 20.0
-_END_SECONDS = 3.0
+_END_SECONDS = 10.0
 # The result holds the X-ray of a whole guest.
 _LINE_BYTES = 64 * 1024 * 1024
 
