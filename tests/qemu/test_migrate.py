@@ -174,7 +174,7 @@ def test_the_deadline_abandons_what_cannot_converge(busy: Home) -> None:
     assert reason == "the deadline of 10.0 s passed"
     assert "would not have converged" in numbers
     assert "50 ms at " in numbers
-    assert "By the same numbers it converges with a bandwidth of " in numbers
+    assert "\n- a bandwidth cap of " in numbers
     assert busy.instance("web") == source
     assert settings(busy) == before
 

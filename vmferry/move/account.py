@@ -10,11 +10,10 @@ from vmferry.move.cost import CostMeter, own_cpu_seconds
 from vmferry.move.guest import GuestWatch
 from vmferry.move.parties import Parties
 from vmferry.move.recorder import Recorder
-from vmferry.precopy.convergence import Estimate
+from vmferry.precopy.explain import explain
 from vmferry.precopy.outcome import CostRecord, Outcome, PassRecord, Status
 from vmferry.precopy.passes import resent_bytes
 from vmferry.precopy.sample import Sample
-from vmferry.precopy.verdict import describe_convergence
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ class Account:
                 vmferry_cpu_seconds=round(own_cpu_seconds(), 3),
                 pinned_to=cost.pinned_to,
             ),
-            why=self._why(recorder.error, problems, complaint, recorder.estimate),
+            why=self._why(recorder, cost, problems, complaint),
         )
 
     def _status(self) -> Status:
@@ -79,21 +78,19 @@ class Account:
             return ""
         return f"the migration {self.ending.status} at the source; did the connection break?"
 
-    def _why(
-        self, error: str, problems: list[str], complaint: str, estimate: Estimate | None
-    ) -> str:
+    def _why(self, recorder: Recorder, cost: CostMeter, problems: list[str], complaint: str) -> str:
         """What ended it, where the VM is, what the QEMUs said, how it would have gone."""
         reasons = []
         if self.settled.place != "destination":
-            reasons.append(self.ending.why or error or self._unexplained())
+            reasons.append(self.ending.why or recorder.error or self._unexplained())
         turned_back = self.ending.kind == "ready" and self.settled.place != "destination"
         if turned_back or not self.settled.final or self.settled.place in ("nowhere", "unknown"):
             reasons.append(self.settled.why)
         if complaint and self._status() in ("failed", "needs-recovery"):
             reasons.append(f"the destination's QEMU said: {complaint}")
         told = ["; ".join(reason for reason in reasons + problems if reason)]
-        if estimate is not None and self._status() in ("abandoned", "cancelled"):
-            told += describe_convergence(estimate)
+        if recorder.estimate is not None and self._status() in ("abandoned", "cancelled"):
+            told += explain(recorder.trace, cost.migration_cpu_seconds()).reasons
         return "\n".join(line for line in told if line)
 
 

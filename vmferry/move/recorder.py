@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from vmferry.journal import Journal, JournalError
@@ -16,6 +17,7 @@ from vmferry.policy.base import Action, ActionResult, Input, SetBandwidth, SetDo
 from vmferry.precopy.convergence import Convergence, Estimate
 from vmferry.precopy.passes import PassTracker
 from vmferry.precopy.sample import Event, Sample
+from vmferry.precopy.trace import Item, Note, Trace
 
 # Each flush is a write to the disk that is waited for.
 _FLUSH_SECONDS = 2.0
@@ -38,6 +40,8 @@ class Recorder:
         self.last: Sample | None = None
         self.error = ""
         self.events: list[Event] = []
+        self._items: list[Item] = []
+        self._header: Mapping[str, Any] = {}
         self._journal: Journal | None = journal
         self._run = run
         self._cost = cost
@@ -54,21 +58,31 @@ class Recorder:
                     # A cancelled migration has lost its figures.
                     self.last = item
                 self._cost.poll()
+                # The raw reply is long, and the journal has it.
+                self._items.append(replace(item, raw={}))
                 self.tracker.receive(item)
                 self._convergence.receive(item)
                 self.line({"t": _t(item.t), "query-migrate": item.raw})
             case Event():
                 self.events.append(item)
+                self._items.append(item)
                 self.tracker.receive(item)
                 raw = {"event": item.name, "data": item.data}
                 self.line({"t": _t(item.t), "event": raw, "side": item.side})
             case ActionResult():
                 result = item.error if item.error is not None else "ok"
-                self.line({"t": _t(item.t), "action": action_json(item.action), "result": result})
+                action = action_json(item.action)
+                self._items.append(Note(item.t, "action", action, result))
+                self.line({"t": _t(item.t), "action": action, "result": result})
 
     def judge(self) -> None:
         """Judge the migration as it is now; after its end its figures are gone."""
         self.estimate = self._convergence.estimate()
+
+    @property
+    def trace(self) -> Trace:
+        """What was recorded so far of the migration itself."""
+        return Trace(self._header, tuple(self._items))
 
     def ended_at(self) -> float:
         """Seconds from `migrate` to the end: the VM running at the destination, or QEMU's end."""
@@ -77,6 +91,7 @@ class Recorder:
 
     def line(self, line: Mapping[str, Any]) -> None:
         """One line of the recorded trace."""
+        self._header = line.get("vmferry", self._header)
         text = json.dumps(line)
         self._lines.append(text)
         self._emit(text)

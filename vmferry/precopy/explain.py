@@ -109,7 +109,9 @@ def explain(trace: Trace, migration_cpu_seconds: float | None = None) -> Explana
                 told = f"Its passes so far leave it uncertain whether it would converge: {odds}."
             else:
                 rest = forecast.total_ms.p50 / 1000 - evidence.seconds if forecast.total_ms else 0.0
-                told = f"It would have converged in about another {format_duration(max(rest, 0))}."
+                ended = evidence.status in _ENDED
+                told = "It would have converged" if ended else "It will converge"
+                told += f" in about another {format_duration(max(rest, 0))}."
             dips = _dip_words(evidence)
             return Explanation(forecast.verdict, opening, (told, forecast.why, *dips))
     return _not_converging(evidence, opening, busy)
@@ -122,13 +124,12 @@ def _not_converging(
     assert case is not None
     remedies = remedies_of(case, hover.dirty if hover is not None else None)
     causes = causes_of(evidence, case, remedies, busy)
+    ended = evidence.status in _ENDED
+    went = "It would not have converged: " if ended else "It will not converge as it goes: "
     if hover is not None:
-        went = f"It does not converge: {hovering_words(hover)}, and found no way down."
+        went += f"{hovering_words(hover)}, and found no way down."
     else:
-        went = (
-            "It does not converge, by what its passes have shown so far: they will settle above"
-            " what the downtime limit allows."
-        )
+        went += "by what its passes have shown, they settle above what the downtime limit allows."
     reasons = [went, *(_cause_words(cause) for cause in causes), *describe_remedies(case, remedies)]
     return Explanation("does-not-converge", opening, tuple(reasons), tuple(causes), tuple(remedies))
 

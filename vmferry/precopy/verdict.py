@@ -1,10 +1,9 @@
-"""The end of a run in words: what each pass did, what it cost, and why it did not converge."""
+"""The end of a run in words: what each pass did and what it cost. Why is explain.py's."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vmferry.precopy.convergence import Estimate, Remedy
 from vmferry.precopy.outcome import CostRecord, GuestRecord, Outcome, PassRecord
 from vmferry.units import format_duration, format_rate, format_size
 
@@ -43,7 +42,7 @@ def describe(outcome: Outcome) -> list[str]:
 
 def _why(text: str) -> list[str]:
     """The reasons of an outcome, each a sentence."""
-    sentences = [line if line.endswith(".") else f"{line}." for line in text.splitlines()]
+    sentences = [line if line.endswith((".", ":")) else f"{line}." for line in text.splitlines()]
     return [f"Why: {sentences[0]}", *sentences[1:]] if sentences else []
 
 
@@ -58,38 +57,6 @@ def describe_passes(passes: Sequence[PassRecord]) -> list[str]:
         _group_line(middle),
         *(_pass_line(record) for record in last),
     ]
-
-
-def describe_convergence(estimate: Estimate) -> list[str]:
-    """Why it does not converge as it goes, and the smallest changes that would make it."""
-    if estimate.verdict == "unknown":
-        return ["Pass 1 was not over, so whether it converges was not known yet."]
-    if estimate.verdict == "uncertain":
-        return ["The passes so far left it uncertain whether it would have converged."]
-    if estimate.verdict == "converges":
-        return [f"It would have converged{_within(estimate)}."]
-    limit = estimate.threshold / estimate.speed
-    lines = [
-        f"It would not have converged: the passes hover at {format_size(estimate.hovers_at)} dirty,"
-        f" and a downtime limit of {format_duration(limit)} at {format_rate(estimate.speed)}"
-        f" allows {format_size(estimate.threshold)}.",
-        f"In a pass of {format_duration(estimate.hover_seconds)} the guest rewrites"
-        f" {format_size(estimate.rewritten)} of a working set of at least"
-        f" {format_size(estimate.working_set)}.",
-    ]
-    if estimate.remedies:
-        changes = ", or ".join(_remedy(remedy) for remedy in estimate.remedies)
-        lines.append(f"By the same numbers it converges with {changes}.")
-    else:
-        lines.append("No bandwidth or downtime limit within reason makes it converge.")
-    return lines
-
-
-def _within(estimate: Estimate) -> str:
-    if estimate.seconds is None or estimate.seconds[1] is None:
-        return ""
-    low, high = (format_duration(seconds) for seconds in estimate.seconds if seconds is not None)
-    return f" in another {low}" if low == high else f" in another {low} to {high}"
 
 
 def _headline(outcome: Outcome) -> str:
@@ -185,9 +152,3 @@ def _cost(cost: CostRecord) -> list[str]:
     if not parts:
         return ["What the move cost the guest cannot be told."]
     return [f"Cost: {'; '.join(parts)}."]
-
-
-def _remedy(remedy: Remedy) -> str:
-    if remedy.change == "bandwidth":
-        return f"a bandwidth of {format_rate(remedy.after)} or more"
-    return f"a downtime limit of {format_duration(remedy.after)} or more"

@@ -11,7 +11,6 @@ from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
 from vmferry import __version__
-from vmferry.precopy.verdict import describe_convergence
 from vmferry.report import pictures
 from vmferry.report.facts import UNDER_WAY, Facts, facts, headline
 from vmferry.report.recording import Recording
@@ -74,10 +73,11 @@ def _head(known: Facts) -> Iterator[str]:
 
 def _convergence(known: Facts, recording: Recording) -> Iterator[str]:
     """Whether a run without an outcome converges; an outcome says why it did not."""
-    estimate = recording.estimate() if known.status == UNDER_WAY else None
-    if estimate is not None:
-        sentences = " ".join(describe_convergence(estimate))
-        yield f"<section><h2>Whether it converges</h2><p>{escape(sentences)}</p></section>"
+    explanation = recording.explanation() if known.status == UNDER_WAY else None
+    if explanation is not None:
+        sentences = "\n".join(explanation.reasons)
+        yield "<section><h2>Whether it converges</h2>"
+        yield f'<p class="why">{escape(sentences)}</p></section>'
 
 
 def _tiles(known: Facts) -> Iterator[tuple[str, str, str]]:

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vmferry.precopy.convergence import Convergence, Estimate
+from vmferry.precopy.explain import Explanation, explain
 from vmferry.precopy.passes import PassTracker
 from vmferry.precopy.sample import Event, Sample
+from vmferry.precopy.trace import Item, Note, Trace
 from vmferry.units import format_rate
 
 ENDED = frozenset({"completed", "failed", "cancelled"})
-_PASSES_OVER = ENDED | {"cancelling", "pre-switchover", "device"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,20 +108,14 @@ class Recording:
         records = [*self.tracker.passes, *([current] if current else [])]
         return [record.start_ms / 1000 for record in records]
 
-    def estimate(self) -> Estimate | None:
-        """Whether it would have converged, judged when the passes ended; None: cannot be told."""
-        limit = self.limit_at(self.span[1])
-        if limit is None:
+    def explanation(self) -> Explanation | None:
+        """Why the migration does what it does; None where it has not begun to send."""
+        if not self.samples:
             return None
-        tracker = PassTracker()
-        convergence = Convergence(tracker, round(limit * 1000))
-        inputs: list[Sample | Event] = [*self.samples, *self.events]
-        for item in sorted(inputs, key=lambda item: item.t):
-            if _status(item) in _PASSES_OVER:
-                break
-            tracker.receive(item)
-            convergence.receive(item)
-        return convergence.estimate()
+        notes = [Note(t, "parameters", value) for t, value in self.parameters]
+        items: list[Item] = [*self.samples, *self.events, *notes]
+        items.sort(key=lambda item: item.t)
+        return explain(Trace(self.header, tuple(items)))
 
     def limit_at(self, t: float) -> float | None:
         """QEMU's `downtime-limit` at time `t`, in seconds; None where nobody recorded it."""
@@ -154,13 +148,6 @@ class Recording:
             if name in parameters and (value is None or at <= t):
                 value = parameters[name]
         return value
-
-
-def _status(item: Sample | Event) -> str:
-    if isinstance(item, Sample):
-        return item.status
-    source = item.name == "MIGRATION" and item.side == "source"
-    return str(item.data.get("status")) if source else ""
 
 
 def _action_text(action: Mapping[str, Any], result: Any) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vmferry.precopy.outcome import Outcome
-from vmferry.precopy.verdict import describe, describe_convergence, describe_passes
+from vmferry.precopy.verdict import describe, describe_passes
 from vmferry.report.facts import facts, headline
 from vmferry.report.recording import Recording
 
@@ -19,9 +19,9 @@ def story(outcome: Mapping[str, Any]) -> str:
 def unfinished_story(recording: Recording) -> str:
     """How far a run without an outcome has come."""
     lines = [headline(facts(recording, None)), *describe_passes(recording.tracker.passes)]
-    estimate = recording.estimate()
-    if estimate is not None:
-        lines += describe_convergence(estimate)
+    explanation = recording.explanation()
+    if explanation is not None:
+        lines += explanation.reasons
     lines.append("If nothing moves it any more, `vmferry recover` settles it.")
     return _indented(lines)
 
