@@ -188,7 +188,7 @@ def test_no_map_without_pages() -> None:
 def test_a_long_table_is_told_with_its_middle_together() -> None:
     rows = rows_table(result_with(100, ()))
     assert [row[0] for row in rows] == [
-        "PASS",
+        "Pass",
         *map(str, range(1, 9)),
         "9-92",
         *map(str, range(93, 101)),

@@ -101,7 +101,8 @@ def _show(result: XRayResult, output: Output) -> None:
 
     output.say(headline(result))
     output.say("")
-    output.say(table(rows_table(result)))
+    heading, *rows = rows_table(result)
+    output.say(table([[name.upper() for name in heading], *rows]))
     if sys.stdout.isatty():
         shades = SHADES if sys.stdout.encoding.lower().startswith("utf") else PLAIN_SHADES
         width = shutil.get_terminal_size().columns

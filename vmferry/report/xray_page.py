@@ -50,7 +50,7 @@ def _picture(result: XRayResult) -> list[str]:
 
 def _table(rows: list[tuple[str, ...]]) -> str:
     head, *body = rows
-    cells = "".join(f"<th>{escape(cell.capitalize())}</th>" for cell in head)
+    cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     lines = "".join(
         f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in body
     )

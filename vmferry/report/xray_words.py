@@ -15,7 +15,7 @@ _MOST_ROWS, _SHOWN = 24, 8
 SHADES, PLAIN_SHADES = " ░▒▓█", " .:+#"
 # Letters for a pass where there are few.
 _WIDEST = 4
-_HEADINGS = ("ZERO", "ORDINARY", "XBZRLE", "FIRST TIME", "SENT AGAIN", "UNCHANGED", "SENT")
+_HEADINGS = ("Zero", "Ordinary", "XBZRLE", "First time", "Sent again", "Unchanged", "Sent")
 NOTHING = "-"
 
 
@@ -44,7 +44,7 @@ def headline(result: XRayResult) -> str:
 def rows_table(result: XRayResult) -> list[tuple[str, ...]]:
     """A heading, a line for each pass or sweep, and their sum."""
     rows = list(result.rows)
-    lines = [(result.by.upper(), *_HEADINGS)]
+    lines = [(result.by.capitalize(), *_HEADINGS)]
     if len(rows) > _MOST_ROWS:
         middle = rows[_SHOWN:-_SHOWN]
         name = f"{middle[0].n}-{middle[-1].n}"
