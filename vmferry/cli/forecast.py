@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vmferry.cli.case_options import (
     AfterPass,
     Asked,
@@ -32,12 +34,17 @@ def forecast(
     """Foretell a move from what was measured: exit status 0 converges, 7 it does not, 8 unsure."""
     from vmferry.precopy.forecast import forecast_many
     from vmferry.precopy.forecast_words import describe
+    from vmferry.precopy.remedies import describe_remedies, remedies_of
 
     asked = measured(Asked(vm, curve, trace, after_pass, bandwidth, downtime, to))
     found = forecast_many([asked.case])[0]
+    lines = describe(found)
+    if found.verdict != "converges":
+        found = replace(found, remedies=remedies_of(asked.case))
+        lines += describe_remedies(asked.case, found.remedies)
     output = Output(as_json=json)
     output.record(found.to_json())
-    for line in describe(found):
+    for line in lines:
         output.say(line)
     output.note(f"({asked.source})")
     return EXIT_STATUS[found.verdict]

@@ -103,6 +103,7 @@ class _Seen:
     speeds: list[float] = field(default_factory=list)
     parameters: dict[str, Any] = field(default_factory=dict)
     limit_ms: int | None = None
+    most_limit_ms: int = 0
     zero_end: int = 0
 
     def receive(self, item: Item) -> None:
@@ -144,6 +145,8 @@ class _Seen:
                 self.parameters["max-bandwidth"] = value.get("bytes_per_second")
             elif value.get("kind") == "downtime-limit":
                 self.parameters["downtime-limit"] = value.get("milliseconds")
+        limit = _positive(self.parameters.get("downtime-limit"))
+        self.most_limit_ms = max(self.most_limit_ms, limit or 0)
 
 
 def _setting(trace: Trace, seen: _Seen) -> tuple[Setting, Link]:
@@ -165,7 +168,8 @@ def _setting(trace: Trace, seen: _Seen) -> tuple[Setting, Link]:
         downtime_limit_ms=limit_ms or _DEFAULT_LIMIT_MS,
         throttle=throttle,
     )
-    steered = throttle > 0 or _ended_early(seen, speed * setting.downtime_limit_ms / 1000, speed)
+    most_ms = max(setting.downtime_limit_ms, seen.most_limit_ms)
+    steered = throttle > 0 or _ended_early(seen, speed * most_ms / 1000, speed)
     return replace(setting, auto_converge=steered), link
 
 
