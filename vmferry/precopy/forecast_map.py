@@ -3,9 +3,10 @@
 A pass that begins with V bytes dirty ends when QEMU, which looks once a rate-limit window (every
 50 ms of sending where no limit holds it), finds less than the threshold left; u is left over then.
 Meanwhile the guest dirties W(T), a part of it among what is left over, so the next pass begins with
-V' = u + W(T) - overlap. What is left over was dirtied in the window before, S long, and of that
-W(S) + W(T) - W(S + T) is dirtied again, as the two windows together find W(S + T). Below the
-threshold QEMU switches over; a V' that finds no new low any more hovers.
+V' = u + W(T) - overlap. Where V is what a window of S finds, W(S) = V, the pass finds
+W(S) + W(T) - W(S + T) of it again, as the two windows together find W(S + T), and the same share of
+what is left over. Below the threshold QEMU switches over; a V' that finds no new low any more
+hovers.
 
 Everything is an array of rows, one for each draw of each case; sizes are bytes of memory, zero
 pages in full, unless they are said to be on the wire.
@@ -26,6 +27,9 @@ Flags = NDArray[np.bool_]
 WINDOW_SECONDS, LOOK_SECONDS = 0.1, 0.05
 ZERO_PAGE_BYTES = 9
 _MOST_STEPS, _MOST_ALIKE = 200, 50.0
+# A curve with a lower exponent is flat; no set is older than e^9 windows.
+_FLAT, _MOST_TIMES = 0.05, 9.0
+_SHORTEST = 1e-6
 # So many passes without a new low: the passes hover (u takes all its values meanwhile).
 _HOVERING, _NEW_LOW = 12, 0.98
 # Auto-converge (ram.c, migration_trigger_throttle): twice more than half of what was sent.
@@ -99,13 +103,14 @@ class Ends:
 class _Course:
     """Where the rows that are not over yet are; `rows` says which they are.
 
-    The sync after a `window` of the guest's time has `found` bytes written.
+    The latest `window` of the guest's time found `found` bytes, longer ones more by `exponent`.
     """
 
     rows: Indices
     dirty: Floats
     window: Floats
     found: Floats
+    exponent: Floats
     t: Floats
     sent: Floats
     number: Floats
@@ -170,13 +175,10 @@ def _first_pass(inputs: Rows, shapes: Shapes) -> _Course:
     took = took + i.zero_left / i.zero_pages_per_second
     window = took + i.elapsed
     guest_window = _guest_time(i, rows, window, i.throttle)
-    new, both = shapes.new(np.stack((guest_window, 2 * guest_window)), rows)
+    new, again, exponent = _found(shapes, rows, guest_window, i.left)
     # What pass 1 leaves over are addresses of its own, among all of the memory.
-    again = np.where(
-        first,
-        np.minimum(new / np.maximum(i.memory, 1.0), 1.0),
-        _again(new, new, both),
-    )
+    by_chance = np.minimum(new / np.maximum(i.memory, 1.0), 1.0)
+    again = np.where(first, by_chance, again)
     dirty = over + new - _overlap(over, new, again, i.overlap)
     took = took + _sync(i, rows, new)
     nothing = np.zeros(len(rows), dtype=np.int64)
@@ -185,6 +187,7 @@ def _first_pass(inputs: Rows, shapes: Shapes) -> _Course:
         dirty=dirty,
         window=guest_window,
         found=new,
+        exponent=exponent,
         t=i.t + took,
         sent=i.sent + to_send * wire + i.zero_left * ZERO_PAGE_BYTES,
         number=i.number + 1,
@@ -211,8 +214,10 @@ def _pass(course: _Course, inputs: Rows, shapes: Shapes) -> None:
     took = to_send * wire / speed
     window = took + inputs.sync[rows] * ~inputs.limited[rows]
     guest_window = _guest_time(inputs, rows, window, c.throttle)
-    new, both = shapes.new(np.stack((guest_window, c.window + guest_window)), rows)
-    again = _again(c.found, new, both)
+    since = _window_of(c.dirty, c.window, c.found, c.exponent)
+    new, before, both = shapes.new(np.stack((guest_window, since, since + guest_window)), rows)
+    again = _again(before, new, both)
+    c.exponent = np.log(both / new) / np.log1p(since / guest_window)
     c.window, c.found = guest_window, new
     dirty = over + new - _overlap(over, new, again, inputs.overlap[rows])
     times = np.where(inputs.auto_converge[rows], 1.0, _alike(c.dirty, dirty, threshold, chunk))
@@ -248,15 +253,31 @@ def _alike(dirty: Floats, following: Floats, threshold: Floats, chunk: Floats) -
 
 def _guest_time(inputs: Rows, rows: Indices, seconds: Floats, throttle: Floats) -> Floats:
     """How long the guest runs in a window, in seconds of the curve's."""
-    return seconds * inputs.clock[rows] * (1 - throttle / 100)
+    guest: Floats = seconds * inputs.clock[rows] * (1 - throttle / 100)
+    return np.maximum(guest, _SHORTEST)
 
 
-def _again(found: Floats, new: Floats, both: Floats) -> Floats:
-    """The share of what a window found that the next one, with `new`, finds again.
+def _found(
+    shapes: Shapes, rows: Indices, window: Floats, dirty: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """What a window finds, the share of `dirty` that it finds again, and the exponent there."""
+    new, twice = shapes.new(np.stack((window, 2 * window)), rows)
+    exponent = np.log2(twice / new)
+    since = _window_of(dirty, window, new, exponent)
+    before, both = shapes.new(np.stack((since, since + window)), rows)
+    return new, _again(before, new, both), exponent
 
-    `both` is what the two find together.
-    """
-    share: Floats = np.maximum(found + new - both, 0.0) / np.maximum(found, 1.0)
+
+def _window_of(dirty: Floats, window: Floats, found: Floats, exponent: Floats) -> Floats:
+    """About how long a window would find `dirty`, where one of `window` finds `found`."""
+    times = np.log(np.maximum(dirty / found, 1.0)) / np.maximum(exponent, _FLAT)
+    longer: Floats = window * np.exp(np.minimum(times, _MOST_TIMES))
+    return longer
+
+
+def _again(before: Floats, new: Floats, both: Floats) -> Floats:
+    """The share of what was dirty `before` that is found again; `both` is all of the two."""
+    share: Floats = np.maximum(before + new - both, 0.0) / np.maximum(before, 1.0)
     return np.minimum(share, 1.0)
 
 
@@ -335,10 +356,10 @@ def _shortest_pass(inputs: Rows, shapes: Shapes) -> dict[str, Floats]:
     rows = np.arange(len(inputs.speed))
     seconds = inputs.look + inputs.sync * ~inputs.limited
     guest_window = _guest_time(inputs, rows, seconds, inputs.throttle)
-    new, both = shapes.new(np.stack((guest_window, 2 * guest_window)), rows)
-    again = _again(new, new, both)
     chunk = inputs.speed * inputs.look / inputs.wire
-    over = np.maximum(inputs.speed * inputs.limit - chunk / 2, 0.0)
+    threshold = inputs.speed * inputs.limit
+    over = np.maximum(threshold - chunk / 2, 0.0)
+    new, again, _ = _found(shapes, rows, guest_window, np.maximum(threshold, chunk))
     return {
         "shortest": seconds,
         "dirtied": new - _overlap(over, new, again, inputs.overlap),

@@ -20,9 +20,9 @@ Source = Literal["rehearsal", "run", "calc-dirty-rate", "trace", "assumed"]
 FORMAT = 1
 # In falling order of trust; a trace is a run that somebody else recorded.
 SOURCES: tuple[Source, ...] = ("rehearsal", "run", "trace", "calc-dirty-rate", "assumed")
-# Loads grow as about T^0.6 over the windows of passes (docs/forecast.md). Windows that are to tell
+# Loads grow as about T^0.65 over the windows of passes (docs/forecast.md). Windows that are to tell
 # the exponent of this one differ by at least this factor.
-EXPONENT, APART = 0.6, 1.5
+EXPONENT, APART = 0.64, 1.5
 # Beyond the longest window a curve goes on to bend.
 _LATER = 0.75
 _LEAST_RATIO = 0.01

@@ -27,6 +27,8 @@ _GUESSED = 0.5
 _HALF_LIFE = 6.0
 # Without MIGRATION_PASS events the time of a sync is known to about half a polling period.
 _POLLING_SECONDS = 0.05
+# In search of the window that finds what was dirty: its precision, and when to give up.
+_FINER, _OLDEST = 1.1, 1000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +138,12 @@ def _again(
     if record.n == 1:
         # Addresses of its own, among all of the memory.
         return min(curve(window) / max(record.dirty_bytes, 1), 1.0)
-    before = passes[record.n - 2].duration_ms
-    found = curve(before)
-    both = found + curve(window) - curve(before + window)
-    return min(max(both / found, 0.0), 1.0) if found > 0 else 0.0
+    since = passes[record.n - 2].duration_ms
+    while curve(since) < record.dirty_bytes and since < _OLDEST * window:
+        since *= _FINER
+    before = curve(since)
+    both = before + curve(window) - curve(since + window)
+    return min(max(both / before, 0.0), 1.0) if before > 0 else 0.0
 
 
 def _pairs(

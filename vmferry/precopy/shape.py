@@ -2,7 +2,7 @@
 
 Between the measured windows W follows their concave curve. Outside it is a power of T, whose
 exponent is drawn: below the shortest window W lies, by concavity, between proportion (exponent 1)
-and the line through the next one; the guests measured so far lie at about 0.6 (docs/forecast.md).
+and the line through the next one; the guests measured so far lie at about 0.65 (docs/forecast.md).
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ Indices = NDArray[np.intp]
 
 _KNOTS = 32
 _NOTHING = 1.0  # a byte: what an idle guest dirties, so that it has a logarithm
+_LEAST = 1e-3
 # Windows shorter than measured: how far loads differ in the exponent there, and how closely it
 # follows the exponent between the two shortest windows that were measured.
-EXPONENT_SPREAD, _FOLLOWS = 0.06, 0.06
+EXPONENT_SPREAD, _FOLLOWS = 0.05, 0.06
 _EXPONENT_LEAST = 0.4
 _HIDDEN, _SPREAD_LEAST = 0.3, 0.03
 
@@ -106,11 +107,11 @@ class Shapes:
         return np.exp(self._table[:, -1])
 
     def new(self, seconds: Floats, rows: Indices) -> Floats:
-        """Unique bytes that a window of `seconds` finds, in the draws `rows`.
+        """Unique bytes that a window of `seconds` (more than 0) finds, in the draws `rows`.
 
         `seconds` may have several windows a row, each in a line of its own.
         """
-        t = np.log(np.maximum(seconds, 1e-6))
+        t = np.log(seconds)
         start, end = self._start[rows], self._end[rows]
         place = np.minimum(np.maximum((t - start) * self._per_knot[rows], 0.0), _KNOTS - 1)
         left = np.minimum(place.astype(np.intp), _KNOTS - 2)
@@ -120,7 +121,8 @@ class Shapes:
         size += self._shorter[rows] * below + self._longer[rows] * above
         line = (self._intercept[rows] + self._slope[rows] * seconds) * self._factor[rows]
         found: Floats = np.minimum(np.exp(size), self._most[rows])
-        return np.where(below < 0, np.minimum(found, line), found)
+        found = np.where(below < 0, np.minimum(found, line), found)
+        return np.maximum(found, _LEAST)
 
 
 def _row(profile: DirtyProfile) -> _Row:
