@@ -1,0 +1,189 @@
+"""`vmferry forecast` and `vmferry plan`: what they print, their exit status, and wrong use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vmferry.cli import main
+from vmferry.journal import Journal
+from vmferry.precopy.profile import CurvePoint, DirtyProfile
+from vmferry.precopy.trace import read_trace, to_line
+from vmferry.units import GIB, MIB
+
+Captured = pytest.CaptureFixture[str]
+DATA = Path(__file__).parents[1] / "data"
+CONVERGES = str(DATA / "pg-4t-converges-1.jsonl")
+NEVER = str(DATA / "pg-16t-never-converges-1-first-38s.jsonl")
+LIMITS = {"max_downtime_ms": 300, "downtime_limit_ms": 300, "bandwidth": 0, "deadline": None}
+
+
+def profile(rate: float, **more: Any) -> DirtyProfile:
+    """A guest of 1 GiB that dirties `rate` new MiB a second."""
+    points = tuple(
+        CurvePoint(t, rate * t * MIB, rate * t * MIB * 0.95, rate * t * MIB * 1.05)
+        for t in (0.1, 1.0, 10.0, 30.0)
+    )
+    values: dict[str, Any] = {"ram_bytes": 2 * GIB, "zero_pages": 0, "non_zero_bytes": GIB, **more}
+    return DirtyProfile(points, **values)
+
+
+def curve_file(folder: Path, rate: float, **more: Any) -> str:
+    path = folder / "curve.json"
+    path.write_text(json.dumps(profile(rate, **more).to_json()))
+    return str(path)
+
+
+def run(*arguments: str) -> int:
+    return main.run_command(list(arguments))
+
+
+@pytest.mark.parametrize(("rate", "status"), [(5, 0), (200, 7), (62, 8)])
+def test_the_exit_status_is_the_answer(tmp_path: Path, rate: float, status: int) -> None:
+    curve = curve_file(tmp_path, rate)
+    assert run("forecast", "--curve", curve, "--bandwidth", "64MiB/s") == status
+
+
+def test_a_trace_that_is_cut(capsys: Captured) -> None:
+    assert run("forecast", "--trace", CONVERGES, "--after-pass", "2") == 0
+    shown = capsys.readouterr()
+    assert "The migration converges" in shown.out and "stands still" in shown.out
+    assert CONVERGES in shown.err
+    assert run("forecast", "--trace", NEVER, "--after-pass", "2") == 7
+    assert "does not converge" in capsys.readouterr().out
+
+
+def test_what_would_make_it_converge_is_told(capsys: Captured) -> None:
+    run("forecast", "--trace", NEVER, "--json")
+    captured = capsys.readouterr()
+    (record,) = (json.loads(line) for line in captured.out.splitlines())
+    changes = {remedy["change"]: remedy for remedy in record["remedies"]}
+    assert changes["bandwidth"]["to"] > changes["bandwidth"]["from"]
+    assert changes["bandwidth"]["forecast"]["verdict"] == "converges"
+    assert changes["post-copy"]["to"] is True
+    assert "converge" in captured.err
+
+
+def test_options_change_what_a_trace_had(capsys: Captured) -> None:
+    assert run("forecast", "--trace", NEVER, "--bandwidth", "900MiB/s", "--downtime", "2s") == 0
+    assert run("forecast", "--trace", CONVERGES, "--bandwidth", "10MiB/s") == 7
+
+
+def test_json_is_one_line_with_every_input(tmp_path: Path, capsys: Captured) -> None:
+    curve = curve_file(tmp_path, 5, compress={"zstd-1": 2.0})
+    assert run("forecast", "--curve", curve, "--bandwidth", "64MiB/s", "--json") == 0
+    captured = capsys.readouterr()
+    (record,) = (json.loads(line) for line in captured.out.splitlines())
+    assert record["format"] == 1 and record["verdict"] == "converges"
+    assert record["given"]["bandwidth"] == 64 * MIB
+    assert record["given"]["downtime_limit_ms"] == 300
+    assert DirtyProfile.from_json(record["given"]["curve"]) == profile(5, compress={"zstd-1": 2.0})
+    assert "The migration converges" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give one of VM, --curve FILE and --trace FILE"),
+        (["--curve", "a", "--trace", "b"], "give one of VM, --curve FILE and --trace FILE"),
+        (["--curve", "nowhere.json"], "--curve: nowhere.json cannot be read: No such file"),
+        (["--curve", "nowhere.json", "--after-pass", "2"], "--after-pass goes with --trace"),
+        (["--trace", CONVERGES, "--after-pass", "0"], "the number of a pass, from 1 on"),
+        (["--trace", CONVERGES, "--after-pass", "99"], "after pass 99: it ends in pass 8"),
+        (["--trace", "nowhere.jsonl"], "--trace: nowhere.jsonl cannot be read"),
+        (["--trace", CONVERGES, "--bandwidth", "1"], "--bandwidth must be between"),
+        (["--trace", CONVERGES, "--downtime", "5h"], "--downtime must be between"),
+        (["nosuchvm"], "nosuchvm"),
+    ],
+)
+@pytest.mark.parametrize("command", ["forecast", "plan"])
+def test_wrong_use(command: str, arguments: list[str], message: str, capsys: Captured) -> None:
+    assert run(command, *arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and not captured.out
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"{", b"[]", b'{"points": []}'])
+def test_a_bad_curve_is_no_bug(tmp_path: Path, content: bytes, capsys: Captured) -> None:
+    path = tmp_path / "curve.json"
+    path.write_bytes(content)
+    assert run("forecast", "--curve", str(path)) == 2
+    assert str(path) in capsys.readouterr().err
+
+
+def test_a_trace_without_a_whole_pass_is_no_bug(tmp_path: Path, capsys: Captured) -> None:
+    lines = Path(CONVERGES).read_text().splitlines()[:20]
+    path = tmp_path / "short.jsonl"
+    path.write_text("\n".join(lines))
+    assert run("forecast", "--trace", str(path)) == 2
+    assert "short.jsonl ends in pass 1" in capsys.readouterr().err
+
+
+def record_run(policy: str, lines: list[str]) -> str:
+    with Journal.open() as journal:
+        number = journal.begin("web", policy, LIMITS, {})
+        journal.append(number, lines)
+    return number
+
+
+def trace_lines(path: str) -> list[str]:
+    with Path(path).open() as lines:
+        return [to_line(item) for item in read_trace(lines).items]
+
+
+def test_a_vm_is_forecast_from_its_last_run(capsys: Captured) -> None:
+    record_run("fixed", trace_lines(CONVERGES))
+    assert run("forecast", "web", "--bandwidth", "128MiB/s", "--json") == 0
+    captured = capsys.readouterr()
+    curve = json.loads(captured.out)["given"]["curve"]
+    assert curve["source"] == "run" and len(curve["points"]) >= 2
+    assert "the dirty curve is from run 1" in captured.err
+
+
+def test_a_rehearsal_is_trusted_more_than_a_later_run(capsys: Captured) -> None:
+    measured = profile(5, source="rehearsal").to_json()
+    record_run("rehearse", [json.dumps({"t": 1.0, "profile": measured})])
+    record_run("fixed", trace_lines(NEVER))
+    assert run("forecast", "web", "--bandwidth", "64MiB/s", "--json") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["given"]["curve"]["source"] == "rehearsal"
+    assert "from rehearsal 1" in captured.err
+
+
+def test_a_vm_of_which_nothing_was_measured(capsys: Captured) -> None:
+    record_run("fixed", trace_lines(CONVERGES)[:10])
+    assert run("forecast", "web") == 2
+    shown = capsys.readouterr().err
+    assert "nothing was measured of 'web' yet" in shown and "vmferry rehearse web" in shown
+
+
+def test_a_plan_shows_each_setting_and_the_one_to_take(tmp_path: Path, capsys: Captured) -> None:
+    curve = curve_file(tmp_path, 40, compress={"zstd-1": 2.0}, xbzrle_ratio=3.0)
+    assert run("plan", "--curve", curve, "--bandwidth", "32MiB/s") == 0
+    shown = capsys.readouterr().out
+    for word in ("SETTING", "32.0 MiB/s, 300 ms", "throttle 50 %", "zstd-1", "xbzrle", "post-copy"):
+        assert word in shown
+    assert "Recommended for a downtime of at most 300 ms" in shown
+
+
+def test_a_plan_for_programs(tmp_path: Path, capsys: Captured) -> None:
+    curve = curve_file(tmp_path, 40)
+    assert run("plan", "--curve", curve, "--bandwidth", "32MiB/s", "--json") == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["event"] for one in records[:-1]] == ["setting"] * (len(records) - 1)
+    assert records[0]["setting"]["bandwidth"] == 32 * MIB
+    assert records[0]["forecast"]["verdict"] == "does-not-converge"
+    best = records[-1]
+    assert best["event"] == "recommended" and best["forecast"]["verdict"] == "converges"
+
+
+def test_a_plan_that_finds_nothing(tmp_path: Path, capsys: Captured) -> None:
+    curve = curve_file(tmp_path, 5000)
+    arguments = ("plan", "--curve", curve, "--bandwidth", "32MiB/s")
+    assert run(*arguments) == 7
+    assert "None of these settings" in capsys.readouterr().out
+    assert run(*arguments, "--post-copy", "allowed") == 0
+    assert "post-copy" in capsys.readouterr().out.rpartition("Recommended")[2]
