@@ -22,6 +22,7 @@ _LEAST, _STEPS = 0.1, 64
 # Even odds: the edge itself.
 _EDGE = 0.5
 _NEAR = 0.8
+_HARDLY = 0.1
 
 
 def describe_completed(evidence: Evidence) -> tuple[tuple[str, ...], list[str]]:
@@ -85,10 +86,14 @@ def _later_passes(evidence: Evidence, passes: list[PassRecord]) -> str:
     again = min(resent_bytes(evidence.passes), sent)
     total = max(evidence.last.transferred, 1)
     name = f"Passes 2 to {passes[-1].n}" if len(passes) > 1 else "Pass 2"
+    took = f"{name} took {format_duration(seconds)} ({_share(seconds, evidence)})"
+    if not sent:
+        return f"{took}: next to nothing was left."
+    if again < _HARDLY * sent:
+        return f"{took}: {format_size(sent)}, most of it what pass 1 had left over."
     return (
-        f"{name} took {format_duration(seconds)} ({_share(seconds, evidence)}):"
-        f" {format_size(sent)}, nearly all of it memory that the guest had written meanwhile and"
-        f" that was sent again ({percent(again / total)} of all that was sent)."
+        f"{took}: {format_size(sent)}, of which {format_size(again)} was memory sent again, as the"
+        f" guest had written to it meanwhile ({percent(again / total)} of all that was sent)."
     )
 
 

@@ -29,6 +29,8 @@ _WINDOW_SECONDS = 0.5
 _MOST_ZEROS = 0.02
 # A dip goes below this share of the usual speed, for two windows or more.
 _DIP, _DIP_WINDOWS = 0.6, 2
+# The latest passes go on as those before if they are not below this share of them on average.
+_AS_BEFORE = 0.85
 # MAX_THROTTLE of QEMU's default parameters (migration/options.c).
 _DEFAULT_MAX_THROTTLE = 99
 
@@ -44,7 +46,7 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class Dip:
-    """A time in which the speed was far below its median. Seconds, bytes per second.
+    """A time in which the speed was far below the usual one. Seconds, bytes per second.
 
     `lost` is how much longer the migration took for it. `lasts` where it was not over at the end.
     """
@@ -134,11 +136,12 @@ class Evidence:
 
     @property
     def usual_speed(self) -> float:
-        """The median over the windows; 0 where there are none."""
-        return median(one.rate for one in self.speeds) if self.speeds else 0.0
+        """What three of four windows do not exceed; 0 where there are none."""
+        rates = sorted(one.rate for one in self.speeds)
+        return rates[(3 * len(rates)) // 4] if rates else 0.0
 
     def dips(self) -> list[Dip]:
-        """Where the speed fell far below its median for a while."""
+        """Where the speed fell far below the usual one for a while."""
         usual = self.usual_speed
         found = []
         for low, group in groupby(self.speeds, key=lambda one: one.rate < _DIP * usual):
@@ -251,17 +254,19 @@ def _hovers(passes: Sequence[PassRecord], threshold: float) -> list[Hover]:
         if min(latest) > threshold and not falls([least, *latest]):
             flat[end - TREND_PASSES : end] = [True] * TREND_PASSES
     # A single new low does not end it where the passes go on as before.
-    flat = _without_short_breaks(flat)
+    flat = _without_short_breaks(flat, dirty)
     groups = groupby(zip(records, flat, strict=True), key=lambda pair: pair[1])
     return [_hover([record for record, _ in group]) for is_flat, group in groups if is_flat]
 
 
-def _without_short_breaks(flat: Sequence[bool]) -> list[bool]:
+def _without_short_breaks(flat: Sequence[bool], dirty: Sequence[int]) -> list[bool]:
     result: list[bool] = []
     for is_flat, group in groupby(flat):
-        length = len(list(group))
-        inside = 0 < len(result) < len(flat) - length
-        result += [is_flat or (inside and length < TREND_PASSES)] * length
+        length, begun = len(list(group)), len(result)
+        short = begun > 0 and length < TREND_PASSES
+        if short and begun + length == len(flat):
+            short = fmean(dirty[begun:]) > _AS_BEFORE * fmean(dirty[begun - TREND_PASSES : begun])
+        result += [is_flat or short] * length
     return result
 
 

@@ -170,8 +170,8 @@ def _words(case: Case, remedy: Remedy) -> str:
     before, after, total = remedy.before, remedy.after, remedy.forecast.total_ms
     took = f"; it would take about {format_duration(total.p50 / 1000)}" if total else ""
     if remedy.change == "bandwidth":
-        what = "a bandwidth cap" if case.setting.bandwidth else "a link, and ends, that carry"
-        return f"{what} of {format_rate(float(after))} ({_times(after, before)}){took}"
+        what = "a bandwidth cap of" if case.setting.bandwidth else "a link, and ends, that carry"
+        return f"{what} {format_rate(float(after))} ({_times(after, before)}){took}"
     if remedy.change == "downtime":
         limit = format_duration(float(after) / 1000)
         return f"a downtime limit of {limit} ({_times(after, before)}){took}"
