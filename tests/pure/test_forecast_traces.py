@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from vmferry.errors import UsageError
+from vmferry.hypervisor.simulated import Guest, Machine, Precopy
 from vmferry.precopy.case import Case
 from vmferry.precopy.case_of import case_of, cut
 from vmferry.precopy.forecast import forecast_many
 from vmferry.precopy.passes import PassTracker
 from vmferry.precopy.profile_of import profile_of_passes, zero_pages_per_second
 from vmferry.precopy.sample import Sample
-from vmferry.precopy.trace import Note, Trace, read_trace
+from vmferry.precopy.trace import Item, Note, Trace, read_trace
+from vmferry.testguest.settings import PageWriterSettings
 from vmferry.units import GIB, MIB
 
 DATA = Path(__file__).parents[1] / "data"
@@ -114,6 +117,49 @@ def test_limits_in_the_header_and_in_notes_come_first() -> None:
     note = Note(0.0, "parameters", {"max-bandwidth": 96 * MIB, "downtime-limit": 900})
     noted = case_of(Trace({}, (note, *short.items))).setting
     assert (noted.bandwidth, noted.downtime_limit_ms) == (96 * MIB, 900)
+
+
+def changed(name: str, after_pass: int, change: Callable[[Sample], Sample]) -> Trace:
+    items = cut(trace(name), after_pass).items
+    return Trace({}, tuple(change(i) if isinstance(i, Sample) else i for i in items))
+
+
+def test_bytes_that_were_saved_show_in_the_case() -> None:
+    # As if QEMU had compressed all pages to half their size.
+    halved = case_of(changed(CONVERGES, 3, lambda s: replace(s, transferred=s.transferred // 2)))
+    assert halved.setting.compress == "as recorded"
+    assert halved.profile.compress["as recorded"] == pytest.approx(2.0, rel=0.01)
+    plain = case(CONVERGES, 3)
+    assert not plain.setting.compress and not plain.setting.xbzrle
+
+
+def test_a_recording_without_a_speed_is_measured_by_its_bytes() -> None:
+    found = case_of(changed(CONVERGES, 2, lambda s: replace(s, mbps=0.0)))
+    assert found.setting.bandwidth == pytest.approx(129 * MIB, rel=0.05)
+
+
+def test_zero_pages_do_not_make_the_link_slow() -> None:
+    writer = PageWriterSettings(working_set=100 * MIB, write_rate=200 * MIB)
+    guest = Guest(ram_bytes=6 * GIB, static_bytes=150 * MIB, writer=writer)
+    move = Precopy(guest, Machine(uncapped=500 * MIB), pause_before_switchover=False)
+    move.start()
+    items: list[Item] = []
+    while not move.ended:
+        move.run(move.now + 0.1)
+        items.append(Sample.from_reply(move.now, move.reply()))
+    speeds = [item.mbps for item in items if isinstance(item, Sample) and item.mbps > 0]
+    assert sorted(speeds)[len(speeds) // 2] < 300 * 8.4
+    found = case_of(Trace({}, tuple(items)))
+    assert found.link.speed.p50 > 450 * MIB
+    assert found.profile.zero_end > 5 * GIB
+
+
+def test_a_limit_that_was_lowered_is_no_auto_converge() -> None:
+    early = cut(trace(THROTTLED), 2)
+    assert case_of(early).setting.auto_converge
+    note = Note(0.0, "parameters", {"downtime-limit": 4000})
+    later = Note(20.0, "parameters", {"downtime-limit": 300})
+    assert not case_of(Trace({}, (note, later, *early.items))).setting.auto_converge
 
 
 def test_a_recording_that_ends_in_pass_1_says_so() -> None:

@@ -16,8 +16,9 @@ from typing import Any
 from vmferry.errors import UsageError
 from vmferry.precopy.case import Case, Link, Setting
 from vmferry.precopy.convergence import quantile
+from vmferry.precopy.outcome import PassRecord
 from vmferry.precopy.passes import PassTracker
-from vmferry.precopy.profile import Source
+from vmferry.precopy.profile import DirtyProfile, Source
 from vmferry.precopy.profile_of import profile_of_passes, standing_of, zero_pages_per_second
 from vmferry.precopy.sample import Event, Sample
 from vmferry.precopy.speeds import behind_limit, burst_of, look_at, quantiles
@@ -26,8 +27,12 @@ from vmferry.precopy.trace import Item, Note, Trace
 _DEFAULT_LIMIT_MS = 300
 # QEMU's own measure of a speed that a rate limit holds differs by less from window to window.
 _STEADY = 0.03
-_LEAST_SPEEDS = 5
-_MOSTLY = 0.9
+# Zero pages among those sent between two samples: hardly any, or hardly any others.
+_FEW, _MOSTLY = 0.1, 0.9
+_PAGE_HEADER = 8
+# Fewer bytes than pages of the full size take: QEMU compressed them, or sent differences.
+_SAVED = 1.1
+_AS_RECORDED = "as recorded"
 # A pass that leaves more than this many thresholds, and what one poll may hide, did not end there.
 _FAR_ABOVE, _POLLING_SECONDS = 2.0, 0.25
 _OVER = frozenset({"completed", "failed", "cancelled"})
@@ -81,6 +86,8 @@ def case_of(trace: Trace, source: Source = "trace", name: str = "the trace") -> 
             hint="a forecast needs a recording of at least one whole pass",
         )
     setting, link = _setting(trace, seen)
+    if source == "trace":
+        setting, profile = _with_savings(setting, profile, tracker.passes)
     host = look_at(trace.items).host(link)
     speed = min(setting.bandwidth or link.speed.p50, link.speed.p50)
     rate = zero_pages_per_second(tracker.passes, speed)
@@ -101,6 +108,7 @@ class _Seen:
     last: Sample | None = None
     throttles: dict[int, float] = field(default_factory=dict)
     speeds: list[float] = field(default_factory=list)
+    mixed_speeds: list[float] = field(default_factory=list)
     parameters: dict[str, Any] = field(default_factory=dict)
     limit_ms: int | None = None
     most_limit_ms: int = 0
@@ -113,15 +121,25 @@ class _Seen:
         self.tracker.receive(item)
         if isinstance(item, Event) or item.total == 0 or item.status in _OVER:
             return
-        if self.last is not None:
-            self._see_end(self.last, item)
+        before = self.last or Sample(0.0, "setup", page_size=item.page_size)
+        self._see_end(before, item)
+        self._see_speed(before, item)
         self.last = item
         throttles = self.throttles
         throttles[item.sync_count] = max(throttles.get(item.sync_count, 0), item.throttle)
-        if item.mbps > 0:
-            self.speeds.append(item.mbps * 1e6 / 8)
         if self.limit_ms is None and item.dirty_pages_rate == 0:
             self.limit_ms = item.expected_downtime_ms
+
+    def _see_speed(self, before: Sample, sample: Sample) -> None:
+        """The speed as QEMU measures it, apart where zero pages took part of the time."""
+        speed = sample.mbps * 1e6 / 8
+        if speed <= 0:
+            if sample.transferred <= before.transferred or sample.t <= before.t:
+                return
+            speed = (sample.transferred - before.transferred) / (sample.t - before.t)
+        sent = sample.sent_pages - before.sent_pages
+        mixed = sample.zero_pages - before.zero_pages > _FEW * sent
+        (self.mixed_speeds if mixed else self.speeds).append(speed)
 
     def _see_end(self, before: Sample, sample: Sample) -> None:
         """How far back from the end of pass 1 there were hardly any but zero pages."""
@@ -160,7 +178,7 @@ def _setting(trace: Trace, seen: _Seen) -> tuple[Setting, Link]:
     told = "bandwidth" in limits or "max-bandwidth" in seen.parameters
     link = look_at(trace.items).link if told else None
     if link is None:
-        cap, link = _by_speeds(seen.speeds, cap, told)
+        cap, link = _by_speeds(seen.speeds or seen.mixed_speeds, cap, told)
     speed = min(cap or link.speed.p50, link.speed.p50)
     throttle = seen.throttles.get(seen.last.sync_count, 0.0) if seen.last else 0.0
     setting = Setting(
@@ -169,14 +187,39 @@ def _setting(trace: Trace, seen: _Seen) -> tuple[Setting, Link]:
         throttle=throttle,
     )
     most_ms = max(setting.downtime_limit_ms, seen.most_limit_ms)
-    steered = throttle > 0 or _ended_early(seen, speed * most_ms / 1000, speed)
+    fastest = max([speed, *seen.speeds])
+    steered = throttle > 0 or _ended_early(seen, fastest * most_ms / 1000, fastest)
     return replace(setting, auto_converge=steered), link
+
+
+def _with_savings(
+    setting: Setting, profile: DirtyProfile, passes: Sequence[PassRecord]
+) -> tuple[Setting, DirtyProfile]:
+    """With the compression, and the differences (XBZRLE), that the recorded migration had."""
+    first, again = (
+        _ratio([one for one in passes if (one.n == 1) is is_first], profile.page_size)
+        for is_first in (True, False)
+    )
+    if first > _SAVED:
+        setting = replace(setting, compress=_AS_RECORDED)
+        profile = replace(profile, compress={_AS_RECORDED: first})
+    if again > _SAVED * max(first, 1.0):
+        setting = replace(setting, xbzrle=True)
+        profile = replace(profile, xbzrle_ratio=again / max(first, 1.0))
+    return setting, profile
+
+
+def _ratio(passes: Sequence[PassRecord], page_size: int) -> float:
+    """Bytes that the pages would have taken, over those that were sent."""
+    pages = sum(one.sent_pages - one.zero_pages for one in passes if not one.switchover)
+    sent = sum(one.sent_bytes - 9 * one.zero_pages for one in passes if not one.switchover)
+    return pages * (page_size + _PAGE_HEADER) / sent if sent > 0 else 1.0
 
 
 def _by_speeds(speeds: Sequence[float], cap: int | None, told: bool) -> tuple[int | None, Link]:
     """The cap, where nothing told of it, and the link by QEMU's own measure of its speed."""
-    if len(speeds) < _LEAST_SPEEDS:
-        raise UsageError("the trace has too few samples with a speed to forecast from")
+    if not speeds:
+        raise UsageError("the trace has no sample that shows a speed, so there is no forecast")
     low, middle, high = (quantile(speeds, share) for share in (0.1, 0.5, 0.9))
     if not told and high - low < _STEADY * middle:
         cap = round(middle)
