@@ -77,6 +77,7 @@ def case_of(trace: Trace, source: Source = "trace", name: str = "the trace") -> 
             last,
             throttles=seen.throttles,
             zero_end=seen.zero_end,
+            zero_share=seen.zero_share,
             source=source,
             at=_started_at(trace.header),
         )
@@ -113,6 +114,13 @@ class _Seen:
     limit_ms: int | None = None
     most_limit_ms: int = 0
     zero_end: int = 0
+    resent: int = 0
+    resent_zero: int = 0
+
+    @property
+    def zero_share(self) -> float:
+        """The share of zero pages in what was sent again."""
+        return self.resent_zero / self.resent if self.resent else 0.0
 
     def receive(self, item: Item) -> None:
         if isinstance(item, Note):
@@ -122,7 +130,7 @@ class _Seen:
         if isinstance(item, Event) or item.total == 0 or item.status in _OVER:
             return
         before = self.last or Sample(0.0, "setup", page_size=item.page_size)
-        self._see_end(before, item)
+        self._see_zero_pages(before, item)
         self._see_speed(before, item)
         self.last = item
         throttles = self.throttles
@@ -141,16 +149,16 @@ class _Seen:
         mixed = sample.zero_pages - before.zero_pages > _FEW * sent
         (self.mixed_speeds if mixed else self.speeds).append(speed)
 
-    def _see_end(self, before: Sample, sample: Sample) -> None:
-        """How far back from the end of pass 1 there were hardly any but zero pages."""
-        if before.sync_count > 1:
-            return
+    def _see_zero_pages(self, before: Sample, sample: Sample) -> None:
+        """How far back from the end of pass 1 there were hardly any others, and how many later."""
         sent = sample.sent_pages - before.sent_pages
         zero = sample.zero_pages - before.zero_pages
-        if zero < _MOSTLY * sent:
-            self.zero_end = 0
-        elif sample.sync_count == 1:
-            self.zero_end += zero * sample.page_size
+        if sample.sync_count == 1:
+            self.zero_end = self.zero_end + zero * sample.page_size if zero > _MOSTLY * sent else 0
+        elif before.sync_count == sample.sync_count:
+            # What pass 1 left over comes first in pass 2: a stretch across a sync may hold it.
+            self.resent += sent
+            self.resent_zero += zero
 
     def _note(self, note: Note) -> None:
         value = note.value

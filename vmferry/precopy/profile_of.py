@@ -48,14 +48,16 @@ def profile_of_passes(
     *,
     throttles: Mapping[int, float] | None = None,
     zero_end: int = 0,
+    zero_share: float = 0.0,
     source: Source = "run",
     at: float = 0.0,
 ) -> DirtyProfile | None:
     """The profile that finished passes, and the begin of the `current` one, tell.
 
     `last` is the last sample with figures, `throttles` the per cent that held the guest in each
-    pass, `zero_end` the zero pages that pass 1 ended with, in bytes, `at` the unix time. None where
-    pass 1 is not over: then nothing is known of the curve.
+    pass, `zero_end` the zero pages that pass 1 ended with, in bytes, `zero_share` the share of zero
+    pages in later passes, `at` the unix time. None where pass 1 is not over: then nothing is known
+    of the curve.
     """
     if not passes or (current is None and len(passes) < 2):
         return None
@@ -73,7 +75,7 @@ def profile_of_passes(
         throttle=round(throttle),
         working_set=working_set,
         source=source,
-        zero_share=_zero_share(passes, last.page_size),
+        zero_share=zero_share,
         zero_end=zero_end,
     )
 
@@ -199,20 +201,3 @@ def _working_set(passes: Sequence[PassRecord], current: PassRecord | None) -> fl
     # What pass 1 left over is no rewritten memory.
     waiting = [one.dirty_bytes for one in seen if one.n > 2]
     return float(max([*found, *waiting], default=0))
-
-
-def _zero_share(passes: Sequence[PassRecord], page_size: int) -> float:
-    """The share of zero pages in what is sent again.
-
-    In pass 2 some of them are pages that pass 1 had left over: it is not known which.
-    """
-    later = [one for one in passes if one.n > 2 and not one.switchover]
-    sent = sum(one.sent_pages for one in later)
-    if sent > 0:
-        return min(sum(one.zero_pages for one in later) / sent, 1.0)
-    second = next((one for one in passes if one.n == 2 and one.sent_pages > 0), None)
-    if second is None:
-        return 0.0
-    left = passes[0].left_bytes / page_size
-    fewest, most = max(second.zero_pages - left, 0.0), second.zero_pages
-    return min((fewest + most) / 2 / second.sent_pages, 1.0)
