@@ -169,3 +169,10 @@ def test_a_fixed_downtime_above_the_limit() -> None:
     told = text(cause(found, "fixed-downtime"))
     assert "at least 308 ms, is stopping, device state and starting" in told
     assert "fixed-downtime" not in names(explain(trace))
+
+
+def test_a_limit_shorter_than_any_switchover() -> None:
+    found = explain(record(writer(32, 20), SECONDS, cap=25, limit_ms=5))
+    assert "shorter than what a switchover takes besides memory" in text(
+        cause(found, "fixed-downtime")
+    )

@@ -13,6 +13,9 @@ from tests.pure.simulated_trace import record, writer
 from vmferry.cli.explain import explain as command
 from vmferry.errors import UsageError
 from vmferry.journal import Journal
+from vmferry.move import account
+from vmferry.move.cost import CostMeter
+from vmferry.move.recorder import Recorder
 from vmferry.precopy.explain import Explanation, explain
 from vmferry.precopy.outcome import Outcome
 from vmferry.precopy.sample import Sample
@@ -210,3 +213,22 @@ def test_a_run_that_never_began_to_send_says_why(capsys: Captured) -> None:
 def test_what_cannot_be_explained_is_refused(what: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         command(what)
+
+
+def test_thousands_of_passes_are_explained() -> None:
+    found = explain(record(writer(32, 64), 900.0, cap=40))
+    assert found.verdict == "does-not-converge"
+    assert "passes, what was left went up and down between" in told(found)
+
+
+def test_a_bug_in_the_explanation_does_the_move_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> Explanation:
+        raise ZeroDivisionError("float division by zero")
+
+    monkeypatch.setattr(account, "explain", broken)
+    with Journal.open() as journal:
+        run = journal.begin("web", "fixed", {}, {})
+        cost = CostMeter(None)
+        recorder = Recorder(journal, run, 300, cost, lambda text: None)
+        (why,) = account._explained(recorder, cost)
+    assert "cannot be told, by a bug: ZeroDivisionError" in why

@@ -90,8 +90,16 @@ class Account:
             reasons.append(f"the destination's QEMU said: {complaint}")
         told = ["; ".join(reason for reason in reasons + problems if reason)]
         if recorder.estimate is not None and self._status() in ("abandoned", "cancelled"):
-            told += explain(recorder.trace, cost.migration_cpu_seconds()).reasons
+            told += _explained(recorder, cost)
         return "\n".join(line for line in told if line)
+
+
+def _explained(recorder: Recorder, cost: CostMeter) -> tuple[str, ...]:
+    """Why it went as it did. Whatever is wrong with that, the move itself has to be settled."""
+    try:
+        return explain(recorder.trace, cost.migration_cpu_seconds()).reasons
+    except Exception as error:
+        return (f"why it went so cannot be told, by a bug: {type(error).__name__}: {error}",)
 
 
 def _rounded(record: PassRecord) -> PassRecord:
