@@ -33,8 +33,8 @@ _PAGE_HEADER = 8
 # Fewer bytes than pages of the full size take: QEMU compressed them, or sent differences.
 _SAVED = 1.1
 _AS_RECORDED = "as recorded"
-# A pass that leaves more than this many thresholds, and what one poll may hide, did not end there.
-_FAR_ABOVE, _POLLING_SECONDS = 2.0, 0.25
+# A pass that leaves more than this many thresholds, and what a poll may hide, did not end there.
+_FAR_ABOVE, _HIDDEN = 2.0, 1.25
 _OVER = frozenset({"completed", "failed", "cancelled"})
 
 
@@ -78,6 +78,7 @@ def case_of(trace: Trace, source: Source = "trace", name: str = "the trace") -> 
             throttles=seen.throttles,
             zero_end=seen.zero_end,
             zero_share=seen.zero_share,
+            polling=seen.polling,
             source=source,
             at=_started_at(trace.header),
         )
@@ -114,8 +115,14 @@ class _Seen:
     limit_ms: int | None = None
     most_limit_ms: int = 0
     zero_end: int = 0
+    gaps: list[float] = field(default_factory=list)
     resent: int = 0
     resent_zero: int = 0
+
+    @property
+    def polling(self) -> float:
+        """The usual time between two samples, in seconds."""
+        return quantile(self.gaps, 0.5) if self.gaps else 0.0
 
     @property
     def zero_share(self) -> float:
@@ -132,6 +139,7 @@ class _Seen:
         before = self.last or Sample(0.0, "setup", page_size=item.page_size)
         self._see_zero_pages(before, item)
         self._see_speed(before, item)
+        self.gaps.append(item.t - before.t)
         self.last = item
         throttles = self.throttles
         throttles[item.sync_count] = max(throttles.get(item.sync_count, 0), item.throttle)
@@ -238,7 +246,7 @@ def _by_speeds(speeds: Sequence[float], cap: int | None, told: bool) -> tuple[in
 
 
 def _ended_early(seen: _Seen, threshold: float, speed: float) -> bool:
-    far = _FAR_ABOVE * threshold + speed * _POLLING_SECONDS
+    far = _FAR_ABOVE * threshold + speed * seen.polling * _HIDDEN
     following = [*seen.tracker.passes[1:], seen.tracker.current]
     return any(
         one.n > 1 and one.left_bytes > far and later is not None and not later.switchover

@@ -25,10 +25,13 @@ _ONE_PASS, _LEAST_DOUBT = 0.12, 0.03
 _GUESSED = 0.5
 # A load changes: among passes of the same length the late ones count more.
 _HALF_LIFE = 6.0
-# Without MIGRATION_PASS events the time of a sync is known to about half a polling period.
-_POLLING_SECONDS = 0.05
+# Without MIGRATION_PASS events the time of a sync is known to that part of the polling period.
+_OF_POLLING = 0.25
 # In search of the window that finds what was dirty: its precision, and when to give up.
 _FINER, _OLDEST = 1.1, 1000.0
+
+# Ten thousands of passes ago still counts, or nothing would be left to divide by.
+_LEAST_WEIGHT = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ def profile_of_passes(
     throttles: Mapping[int, float] | None = None,
     zero_end: int = 0,
     zero_share: float = 0.0,
+    polling: float = 0.0,
     source: Source = "run",
     at: float = 0.0,
 ) -> DirtyProfile | None:
@@ -56,14 +60,14 @@ def profile_of_passes(
 
     `last` is the last sample with figures, `throttles` the per cent that held the guest in each
     pass, `zero_end` the zero pages that pass 1 ended with, in bytes, `zero_share` the share of zero
-    pages in later passes, `at` the unix time. None where pass 1 is not over: then nothing is known
-    of the curve.
+    pages in later passes, `polling` the seconds between samples, `at` the unix time. None where
+    pass 1 is not over: then nothing is known of the curve.
     """
     if not passes or (current is None and len(passes) < 2):
         return None
     throttle = min((throttles or {}).get(last.sync_count, 0.0), 99.0)
     working_set = _working_set(passes, current)
-    found = _found(passes, current, throttles or {}, throttle)
+    found = _found(passes, current, throttles or {}, throttle, polling)
     first = passes[0]
     zero_pages = first.zero_pages
     return DirtyProfile(
@@ -109,6 +113,7 @@ def _found(
     current: PassRecord | None,
     throttles: Mapping[int, float],
     throttle: float,
+    polling: float,
 ) -> list[_Found]:
     """What each pass tells, as windows of a guest that is held by `throttle`."""
     pairs = _pairs(passes, current)
@@ -118,15 +123,15 @@ def _found(
     for i, (record, later) in enumerate(certain or pairs):
         seconds = record.duration_ms / 1000
         again = _again(curve, passes, record)
-        blur = min(_POLLING_SECONDS / seconds, 1.0) if "duration_ms" in record.estimated else 0.0
+        blur = _OF_POLLING * polling / seconds if "duration_ms" in record.estimated else 0.0
         clock = (1 - throttles.get(record.n, 0.0) / 100) / (1 - throttle / 100)
         result.append(
             _Found(
                 seconds=seconds * clock,
                 # The curve counts what was dirtied again while it was still waiting to be sent.
                 bytes=later.new_bytes + again * record.left_bytes,
-                doubt=hypot(_ONE_PASS, blur) if certain else _GUESSED,
-                weight=0.5 ** ((len(certain or pairs) - 1 - i) / _HALF_LIFE),
+                doubt=hypot(_ONE_PASS, min(blur, 1.0)) if certain else _GUESSED,
+                weight=max(0.5 ** ((len(certain or pairs) - 1 - i) / _HALF_LIFE), _LEAST_WEIGHT),
             )
         )
     return result
