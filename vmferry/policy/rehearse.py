@@ -41,8 +41,6 @@ _MOST_PASSES = 60
 _NEAR = 1.15
 # QEMU looks at its limits ten times a second: a shorter pass is over before it has seen a new one.
 _SHORTEST_PASS = 0.1
-# Of the speed: ten times what QEMU takes for small enough under the least limit.
-_TOO_SMALL = 10 * LEAST_LIMIT_MS / 1000
 _EXPONENT = 0.8
 _HALF_WINDOW = 0.05
 _ENDED = ("completed", "cancelled", "failed")
@@ -114,16 +112,21 @@ class Rehearse:
     def _at_probe(self, current: PassRecord, estimate: Estimate) -> Action | None:
         """After a pass with the least limit; pass 1 is one."""
         first = current.n == 2
-        small = current.dirty_bytes <= estimate.threshold
-        if estimate.verdict == "converges" and small:
-            self.answer = "converges"
-            expected = self._expected_dirty(current, estimate, left_over=0.0)
-            seconds = current.dirty_bytes / estimate.speed
-            done = self._probes_left == 0 or seconds < _SHORTEST_PASS
-            if done or expected < _TOO_SMALL * estimate.speed:
+        # A probe leaves nothing over, so what is newly dirty is all; it is known better.
+        guessed = "dirty_bytes" in current.estimated
+        dirty = current.new_bytes if guessed else current.dirty_bytes
+        if estimate.verdict == "converges":
+            small = dirty <= estimate.threshold
+            expected = self._expected_dirty(dirty, current, estimate, left_over=0.0)
+            # QEMU sends a pass within one window of its rate limit at once, and is through with it
+            # and with what comes after it before anybody can cancel.
+            too_short = min(dirty, expected) < _SHORTEST_PASS * estimate.speed
+            if too_short or (small and self._probes_left == 0):
                 return self._abandon("converges", "the passes get below the threshold")
-            self._probes_left -= 1
-            return None
+            if small:
+                self.answer = "converges"
+                self._probes_left -= 1
+                return None
         if self._probes_left and self._is_near(current, estimate):
             self._probes_left -= 1
             return None
@@ -153,16 +156,19 @@ class Rehearse:
         """Whether this pass, with the planned limit, might end in a switchover."""
         threshold, speed = estimate.threshold, estimate.speed
         left_over = max(threshold - speed * _HALF_WINDOW, threshold / 2)
-        return self._expected_dirty(current, estimate, left_over) <= _NEAR * threshold
+        expected = self._expected_dirty(current.dirty_bytes, current, estimate, left_over)
+        return expected <= _NEAR * threshold
 
-    def _expected_dirty(self, current: PassRecord, estimate: Estimate, left_over: float) -> float:
+    def _expected_dirty(
+        self, dirty: float, current: PassRecord, estimate: Estimate, left_over: float
+    ) -> float:
         """What the next pass begins with, by the latest window alone: it tells of the load now."""
         points = dirty_points(self._tracker.passes, current)
         if not points:
             return float("inf")
         last, working_set = points[-1], max(estimate.working_set, 1.0)
         whole = min(last.new / max(1 - last.left / working_set, 0.01), working_set)
-        seconds = max(current.dirty_bytes - left_over, 0.0) / estimate.speed
+        seconds = max(dirty - left_over, 0.0) / estimate.speed
         new: float = whole * min(seconds / last.seconds, 1.0) ** _EXPONENT
         return left_over + new * max(1 - left_over / working_set, 0.0)
 
