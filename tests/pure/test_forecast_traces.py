@@ -150,7 +150,7 @@ def test_zero_pages_do_not_make_the_link_slow() -> None:
     speeds = [item.mbps for item in items if isinstance(item, Sample) and item.mbps > 0]
     assert sorted(speeds)[len(speeds) // 2] < 300 * 8.4
     found = case_of(Trace({}, tuple(items)))
-    assert found.link.speed.p50 > 450 * MIB
+    assert found.link.speed.p50 > 400 * MIB
     assert found.profile.zero_end > 5 * GIB
 
 

@@ -11,17 +11,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from statistics import fmean, pstdev
 from typing import Any
 
 from vmferry.errors import UsageError
 from vmferry.precopy.case import Case, Link, Setting
 from vmferry.precopy.convergence import quantile
+from vmferry.precopy.draws import Z90
 from vmferry.precopy.outcome import PassRecord
 from vmferry.precopy.passes import PassTracker
 from vmferry.precopy.profile import DirtyProfile, Source
 from vmferry.precopy.profile_of import profile_of_passes, standing_of, zero_pages_per_second
+from vmferry.precopy.quantiles import Quantiles
 from vmferry.precopy.sample import Event, Sample
-from vmferry.precopy.speeds import behind_limit, burst_of, look_at, quantiles
+from vmferry.precopy.speeds import behind_limit, burst_of, look_at
 from vmferry.precopy.trace import Item, Note, Trace
 
 _DEFAULT_LIMIT_MS = 300
@@ -33,6 +36,7 @@ _PAGE_HEADER = 8
 # Fewer bytes than pages of the full size take: QEMU compressed them, or sent differences.
 _SAVED = 1.1
 _AS_RECORDED = "as recorded"
+_DIP_WINDOWS = 5
 # A pass that leaves more than this many thresholds, and what a poll may hide, did not end there.
 _FAR_ABOVE, _HIDDEN = 2.0, 1.25
 _OVER = frozenset({"completed", "failed", "cancelled"})
@@ -192,9 +196,12 @@ def _setting(trace: Trace, seen: _Seen) -> tuple[Setting, Link]:
     )
     cap = _positive(limits.get("bandwidth"), seen.parameters.get("max-bandwidth"))
     told = "bandwidth" in limits or "max-bandwidth" in seen.parameters
-    link = look_at(trace.items).link if told else None
+    shown = look_at(trace.items)
+    link = shown.link if told and (shown.free or shown.capped) else None
     if link is None:
         cap, link = _by_speeds(seen.speeds or seen.mixed_speeds, cap, told)
+        if shown.switchovers and shown.link is not None:
+            link = replace(link, burst=shown.link.burst)
     speed = min(cap or link.speed.p50, link.speed.p50)
     throttle = seen.throttles.get(seen.last.sync_count, 0.0) if seen.last else 0.0
     setting = Setting(
@@ -239,10 +246,17 @@ def _by_speeds(speeds: Sequence[float], cap: int | None, told: bool) -> tuple[in
     low, middle, high = (quantile(speeds, share) for share in (0.1, 0.5, 0.9))
     if not told and high - low < _STEADY * middle:
         cap = round(middle)
-    speed = quantiles(speeds)
-    if cap and middle > (1 - _STEADY) * cap:
+    speed = _average(speeds)
+    if cap and speed.p50 > (1 - _STEADY) * cap:
         speed = behind_limit(speed)
     return cap, Link(speed, burst_of(speed))
+
+
+def _average(speeds: Sequence[float]) -> Quantiles:
+    """What a pass of many windows goes at; a dip lasts for some of them."""
+    mean = fmean(speeds)
+    error = Z90 * (pstdev(speeds) / max(len(speeds) / _DIP_WINDOWS, 1.0) ** 0.5)
+    return Quantiles(max(mean - error, min(speeds)), mean, min(mean + error, max(speeds)))
 
 
 def _ended_early(seen: _Seen, threshold: float, speed: float) -> bool:

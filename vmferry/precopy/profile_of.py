@@ -69,7 +69,7 @@ def profile_of_passes(
     working_set = _working_set(passes, current)
     found = _found(passes, current, throttles or {}, throttle, polling)
     first = passes[0]
-    zero_pages = first.zero_pages
+    zero_pages = first.zero_pages + _left_over_zero_pages(passes, current, zero_share, last)
     return DirtyProfile(
         points=tuple(_point(group, at) for group in _groups(found)),
         ram_bytes=last.total,
@@ -106,6 +106,17 @@ def zero_pages_per_second(passes: Sequence[PassRecord], speed: float) -> float |
     first = passes[0]
     seconds = first.duration_ms / 1000 - first.sent_bytes / speed
     return first.zero_pages / max(seconds, first.duration_ms / 1e6, 1e-6)
+
+
+def _left_over_zero_pages(
+    passes: Sequence[PassRecord], current: PassRecord | None, zero_share: float, last: Sample
+) -> int:
+    """Zero pages that pass 1 left over: what pass 2 sent of them beyond their usual share."""
+    second = passes[1] if len(passes) > 1 else current
+    if second is None:
+        return 0
+    beyond = second.zero_pages - zero_share * second.sent_pages
+    return round(min(max(beyond, 0.0), passes[0].left_bytes / last.page_size))
 
 
 def _found(
