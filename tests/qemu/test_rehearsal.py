@@ -292,7 +292,20 @@ def test_any_qemu_by_its_qmp_socket(home: Home) -> None:
         vm.ask("cont")
 
 
+def test_over_a_while_there_is_a_curve_by_the_hour(home: Home) -> None:
+    options = ("--bandwidth", "64MiB/s", "--watch", "8s", "--every", "8s", "--for", "5s")
+    records = home.records("rehearse", "web", *options)
+    assert sum(one.get("event") == "rehearsal" for one in records) == 2
+    hours = [one for one in records if one.get("event") == "hour"]
+    assert sum(one["rehearsals"] for one in hours) == 2
+
+
 def test_what_is_refused(home: Home) -> None:
     assert "--for" in home.call("rehearse", "web", "--for", "0s", status=2).stderr
     assert "--downtime" in home.call("rehearse", "web", "--downtime", "0s", status=2).stderr
     home.call("rehearse", "nobody", status=2)
+    process = begin(home)
+    prepared(home, process)
+    assert "is busy: rehearse by process" in home.call("rehearse", "web", status=3).stderr
+    process.send_signal(signal.SIGINT)
+    finish(process, 130)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,10 +34,22 @@ def rehearse(
         float,
         typer.Option("--for", parser=duration, metavar="TIME", help="At most this long."),
     ] = "60s",  # type: ignore[assignment]
+    watch: Annotated[
+        float | None,
+        typer.Option(
+            parser=duration, metavar="TIME", help="Rehearse again and again over this time."
+        ),
+    ] = None,
+    every: Annotated[
+        float,
+        typer.Option(parser=duration, metavar="TIME", help="With --watch: begin so often."),
+    ] = "15min",  # type: ignore[assignment]
     json: Json = False,
 ) -> int:
     """Find out whether a move would converge: copy the VM's memory to nowhere, under its load."""
     from vmferry.cli.display import make_display
+    from vmferry.cli.output import Output
+    from vmferry.cli.rehearse_watch import rehearse_over
     from vmferry.errors import UsageError
     from vmferry.policy.base import Limits
     from vmferry.rehearsal.request import RehearsalRequest
@@ -44,15 +57,31 @@ def rehearse(
     check_limits(bandwidth, downtime)
     if seconds <= 0:
         raise UsageError("--for must be more than nothing")
+    if watch is not None and every < seconds:
+        raise UsageError("--every must be at least as long as --for")
+    if watch is not None and bandwidth is None:
+        raise UsageError("--watch needs a --bandwidth: at full speed it would harm the guest")
     milliseconds = round(downtime * 1000)
     limits = Limits(
         max_downtime_ms=milliseconds, downtime_limit_ms=milliseconds, bandwidth=bandwidth or 0
     )
-    return carry_out(RehearsalRequest(vm, limits, seconds), make_display(as_json=json))
+    request = RehearsalRequest(vm, limits, seconds)
+    if watch is not None:
+        return rehearse_over(request, watch, every, Output(as_json=json))
+    return carry_out(request, make_display(as_json=json)).status
 
 
-def carry_out(request: RehearsalRequest, display: Display) -> int:
-    """Have a guardian carry `request` out, and show it; returns the exit status.
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """The exit status, the outcome, and what was found, if it came so far."""
+
+    status: int
+    outcome: Mapping[str, Any]
+    found: Mapping[str, Any] | None
+
+
+def carry_out(request: RehearsalRequest, display: Display) -> Rehearsed:
+    """Have a guardian carry `request` out, and show it.
 
     Raises VmferryError where it was refused before anything was changed.
     """
@@ -95,7 +124,7 @@ def carry_out(request: RehearsalRequest, display: Display) -> int:
     display.close(outcome)
     if found is not None:
         display.message("\n".join(describe_rehearsal(found, xray)))
-    return _status(outcome, found, cancelled=cancelled)
+    return Rehearsed(_status(outcome, found, cancelled=cancelled), outcome, found)
 
 
 def _status(outcome: Mapping[str, Any], found: Mapping[str, Any] | None, *, cancelled: bool) -> int:
