@@ -7,9 +7,10 @@ takes. Then 4 runs each are made at 1.2 and at 0.8 times that bandwidth. All are
 
 Told apart rightly is
 - at 1.2 x: the move completes;
-- at 0.8 x, given three times as long: no falling trend over the last 8 passes (precopy/trend.py),
-  vmferry's last word before the deadline is that it will not converge as it goes, it abandons the
-  move at the deadline and the VM runs on at the source;
+- at 0.8 x, given three times as long: no falling trend over the last 8 passes (a new low, and the
+  later half of them lower than the earlier), vmferry's last word before the deadline is that it
+  will not converge as it goes, it abandons the move at the deadline and the VM runs on at the
+  source;
 and in both the guest then verifies all its pages.
 """
 
@@ -20,12 +21,13 @@ import math
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bench._bench_home import Home, call, command, describe
 from bench._bench_results import Results, Row, open_results, versions
-from vmferry.precopy.trend import falls
+from vmferry.precopy.trend import TREND_PASSES, falls
 from vmferry.testguest.settings import PageWriterSettings
 from vmferry.units import MIB
 
@@ -39,6 +41,7 @@ WORKING_SET_MIB = 32
 SEARCH_PASS_1_TIMES, DEADLINE_TIMES = 4.0, 3.0
 SEARCH_STEP, SEARCH_UNTIL = 1.35, 1.1
 MOST_SECONDS = 60.0
+FALL = 0.1
 ABANDONED = 4
 
 
@@ -153,6 +156,18 @@ def _migrate(bandwidth: float, limit_ms: int, deadline: float) -> Row:
     }
 
 
+def trend_falls(dirty: Sequence[float]) -> bool:
+    """Whether the last 8 passes show a falling trend, or there are too few to tell.
+
+    A new low alone is none: what a sequential writer leaves dirty swings to and fro.
+    """
+    last, half = dirty[-TREND_PASSES:], TREND_PASSES // 2
+    return falls(dirty) and (
+        len(dirty) <= TREND_PASSES
+        or statistics.fmean(last[half:]) < (1 - FALL) * statistics.fmean(last[:half])
+    )
+
+
 def faults(row: Row, *, above: bool) -> list[str]:
     """What is wrong with a run above or below the edge, in words; none where it was told rightly.
 
@@ -164,7 +179,7 @@ def faults(row: Row, *, above: bool) -> list[str]:
         found.append(f"{row['status']}, runs at {row['vm_runs_at']}")
     if not above and row["last_word"] != "does-not-converge":
         found.append(f"vmferry's last word: {row['last_word']}")
-    if not above and falls(row["dirty"][:-1]):
+    if not above and trend_falls(row["dirty"][:-1]):
         found.append("a falling trend, or fewer than 9 passes")
     if row["verified"] is not True:
         found.append("pages not verified")
