@@ -15,7 +15,7 @@ size = "160MiB"
 kernel = "testguest"
 [testguest]
 working_set = "16MiB"
-write_rate = "48MiB/s"
+write_rate = "unlimited"
 [qemu]
 accelerator = "tcg"
 """
@@ -29,20 +29,20 @@ def home() -> Iterator[Home]:
         home.call("stop", "busy")
 
 
-def test_the_proposed_bandwidth_converges(home: Home) -> None:
-    move = ("migrate", "busy", "--to", "local", "--downtime", "200ms")
-    *_, abandoned = home.records(*move, "--bandwidth", "24MiB/s", "--deadline", "10s", status=4)
+def test_the_proposed_downtime_limit_converges(home: Home) -> None:
+    # So that it hovers on a busy machine too, it writes as fast as it can, and all of its memory.
+    move = ("migrate", "busy", "--to", "local", "--bandwidth", "24MiB/s")
+    *_, abandoned = home.records(*move, "--downtime", "50ms", "--deadline", "12s", status=4)
     (explained,) = home.records("explain", "last")
     assert explained["verdict"] == "does-not-converge"
-    assert [cause["name"] for cause in explained["causes"]] == ["bandwidth-cap", "working-set"]
+    assert {cause["name"] for cause in explained["causes"]} >= {"bandwidth-cap", "working-set"}
     # What explain says is what the abandoned move has said.
     assert "\n".join(explained["text"][1:]) in abandoned["why"]
     proposed = {one["change"]: one["to"] for one in explained["remedies"]}
-    assert proposed["bandwidth"] > 24 * 1024**2
+    assert 50 < proposed["downtime"] < 2000
 
-    *_, moved = home.records(
-        *move, "--bandwidth", f"{round(proposed['bandwidth'])}B/s", "--deadline", "60s"
-    )
+    limit = f"{round(proposed['downtime'])}ms"
+    *_, moved = home.records(*move, "--downtime", limit, "--deadline", "60s")
     assert (moved["status"], moved["vm_runs_at"]) == ("completed", "destination")
     (explained,) = home.records("explain", moved["run"])
     assert explained["verdict"] == "converged"
