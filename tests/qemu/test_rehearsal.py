@@ -6,6 +6,7 @@ somebody had left them, and no process beside it.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import time
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from qemu.qmp import ConnectError
 
 from tests import leftovers
 from tests.qemu.home import (
@@ -61,8 +63,8 @@ def shared() -> Iterator[Home]:
 def home(shared: Home) -> Iterator[Home]:
     before = settings(shared)
     yield shared
+    until_running(shared)
     instance = shared.instance("web")
-    assert ask(instance.files.observer_socket, "query-status")[0]["status"] == "running"
     assert settings(shared) == before
     assert list(processes_of(shared)) == [instance.process]
     checked = shared.agent("web").verify()
@@ -141,7 +143,7 @@ def test_a_guest_that_writes_too_much_would_not(busy: Home) -> None:
     assert found["verdict"] == "does-not-converge"
     assert not found["reached_switchover"]
     assert len(outcome["passes"]) >= 3
-    assert "It would not have converged: " in outcome["why"]
+    assert "It will not converge as it goes: " in outcome["why"]
 
 
 def test_too_little_time_is_no_answer(busy: Home) -> None:
@@ -159,8 +161,7 @@ def test_ctrl_c_ends_it(busy: Home) -> None:
 
 def test_a_switchover_that_nobody_expected_is_not_let_happen(busy: Home) -> None:
     process = begin(busy)
-    in_pass(process, 2)
-    set_limit(busy, 2_000_000)
+    switchover(busy, process)
     *_, found, outcome = lines_of(finish(process, 0).stdout)
     assert (found["verdict"], found["reached_switchover"]) == ("converges", True)
     assert outcome["vm_runs_at"] == "source"
@@ -192,8 +193,8 @@ def later_pass(home: Home, process: subprocess.Popen[str]) -> None:
 
 
 def switchover(home: Home, process: subprocess.Popen[str]) -> None:
-    """QEMU is about to switch over, or does so already."""
-    in_pass(process, 2)
+    """QEMU is about to switch over, or does so already; by then the policy sets no limits."""
+    in_pass(process, 3)
     set_limit(home, 2_000_000)
 
 
@@ -255,8 +256,13 @@ def test_without_anybody_the_vm_runs_on_and_recover_puts_its_settings_back(
 
 
 def until_running(home: Home) -> None:
+    """Return when the VM runs."""
     deadline = time.monotonic() + PATIENCE
-    while not ask(home.instance("web").files.observer_socket, "query-status")[0]["running"]:
+    while True:
+        # An event that QEMU 7.2 had for the client before may come ahead of its greeting.
+        with contextlib.suppress(ConnectError):
+            if ask(home.instance("web").files.observer_socket, "query-status")[0]["running"]:
+                return
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -293,7 +299,7 @@ def test_any_qemu_by_its_qmp_socket(home: Home) -> None:
 
 
 def test_over_a_while_there_is_a_curve_by_the_hour(home: Home) -> None:
-    options = ("--bandwidth", "64MiB/s", "--watch", "8s", "--every", "8s", "--for", "5s")
+    options = ("--bandwidth", "64MiB/s", "--watch", "12s", "--every", "8s", "--for", "5s")
     records = home.records("rehearse", "web", *options)
     assert sum(one.get("event") == "rehearsal" for one in records) == 2
     hours = [one for one in records if one.get("event") == "hour"]
