@@ -15,10 +15,9 @@ from vmferry.move.parties import Parties, Party
 from vmferry.move.recorder import action_json
 from vmferry.move.speeds import USUAL, place_of, way_to
 from vmferry.policy.base import SetBandwidth, SetDowntimeLimit, Silence
-from vmferry.precopy.case import Link
 from vmferry.precopy.quantiles import Quantiles
 from vmferry.precopy.sample import Event, Sample
-from vmferry.precopy.speeds import SENDER, UNKNOWN, Seen, burst_of, look_at, quantiles
+from vmferry.precopy.speeds import SENDER, UNKNOWN, Seen, Switchover, burst_of, look_at, quantiles
 from vmferry.precopy.trace import Item, Note, header_line, to_line
 from vmferry.testguest.settings import PageWriterSettings
 from vmferry.units import GIB, MIB
@@ -117,7 +116,7 @@ async def test_a_cap_above_the_link_is_no_cap() -> None:
 async def test_the_zero_pages_of_an_empty_guest_tell_nothing_but_their_own_speed() -> None:
     seen = look_at(await moved(EMPTY))
     assert all(speed > 0.8 * MACHINE.uncapped for speed in seen.free)
-    host = seen.host(Link(UNKNOWN, UNKNOWN))
+    host = seen.host
     assert host.zero_pages_per_second == pytest.approx(MACHINE.zero_pages_per_second, rel=0.1)
 
 
@@ -128,7 +127,7 @@ async def test_the_fixed_part_of_the_downtime_is_what_sending_does_not_explain()
         seen += look_at(await moved(machine=slow, seed=seed, limit=limit))
     link = seen.link
     assert link is not None and holds(link.burst, slow.uncapped, within=1.15)
-    fixed = seen.host(link).fixed_downtime_seconds
+    fixed = seen.host.fixed_downtime_seconds
     assert 0.07 < fixed.p50 < 0.12
     assert fixed.p10 <= fixed.p50 <= fixed.p90
 
@@ -138,6 +137,44 @@ async def test_a_lone_switchover_leaves_open_how_much_of_it_was_sending() -> Non
     link = seen.link
     assert link is not None
     assert holds(link.burst, MACHINE.uncapped, within=1.1)
+
+
+def test_a_switchover_that_was_starved_does_not_count_as_fixed_time() -> None:
+    """Real ones on a machine of two cores; something else took them during the last."""
+    seen = Seen(
+        switchovers=(
+            Switchover(37.34 * MIB, 0.053, 0.076),
+            Switchover(4.97 * MIB, 0.035, 0.065),
+            Switchover(2.81 * MIB, 0.008, 0.028),
+            Switchover(44.57 * MIB, 0.081, 0.095),
+            Switchover(102.36 * MIB, 1.707, 1.734),
+        )
+    )
+    fixed = seen.host.fixed_downtime_seconds
+    assert 0.01 < fixed.p10 < fixed.p50 < fixed.p90 < 0.06
+    link = seen.link
+    assert link is not None
+    # The vCPUs stood: the passes may be much slower, and are no faster.
+    assert link.speed.p10 < link.burst.p10 / 5 and link.speed.p90 <= link.burst.p90
+
+
+def test_zero_pages_among_others_do_not_make_a_link_slow() -> None:
+    def sample(t: float, sent: int, zero: int) -> Sample:
+        return Sample(
+            t,
+            "active",
+            total=GIB,
+            transferred=sent,
+            normal_pages=sent // 4096,
+            zero_pages=zero,
+            sync_count=1,
+        )
+
+    seen = look_at([sample(1.0, 0, 0), sample(1.5, 100 * MIB, 150_000)])
+    # They took 0.1 s of the 0.5.
+    assert list(seen.free) == pytest.approx([250 * MIB])
+    seen = look_at([sample(1.0, 0, 0), sample(1.5, MIB, 600_000)])
+    assert seen.free == ()
 
 
 def test_nothing_seen_is_nothing_known() -> None:

@@ -46,7 +46,7 @@ def way_to(journal: Journal, vm: str, destination: Destination) -> Way:
     for chosen, whose in (([run for run in moves if run.vm == vm], "its"), (moves, "other VMs'")):
         seen = _seen(journal, chosen)
         if (link := seen.link) is not None:
-            return Way(link, seen.host(link), f"{whose} earlier moves to {place}")
+            return Way(link, seen.host, f"{whose} earlier moves to {place}")
     rehearsed = _seen(journal, [run for run in runs if run.policy == _REHEARSAL and run.vm == vm])
     return _without_moves(place, rehearsed)
 
@@ -75,7 +75,7 @@ def _without_moves(place: str, rehearsed: Seen) -> Way:
     if sender is not None:
         sources.append("its rehearsals")
     link = Link(speed, burst_of(speed))
-    return Way(link, rehearsed.host(link), " and ".join(sources) or USUAL)
+    return Way(link, rehearsed.host, " and ".join(sources) or USUAL)
 
 
 def _place_of_run(run: Run) -> str | None:

@@ -94,7 +94,7 @@ def case_of(trace: Trace, source: Source = "trace", name: str = "the trace") -> 
     setting, link = _setting(trace, seen)
     if source == "trace":
         setting, profile = _with_savings(setting, profile, tracker.passes)
-    host = look_at(trace.items).host(link)
+    host = look_at(trace.items).host
     speed = min(setting.bandwidth or link.speed.p50, link.speed.p50)
     rate = zero_pages_per_second(tracker.passes, speed)
     return Case(

@@ -27,8 +27,9 @@ SENDER = Quantiles(200 * MIB, 600 * MIB, 1500 * MIB)
 _CAPPED_SECONDS, _FREE_SECONDS = 1.0, 0.2
 # Below this share of the cap something else was in the way.
 _REACHED = 0.85
-# Pages of zeros cost time and no bytes, so windows with more of them tell nothing of the speed.
-_MOST_ZEROS, _MOSTLY_ZEROS = 0.02, 0.98
+# Pages of zeros cost time and no bytes: where they may take more of a window than this, it tells
+# nothing of the speed; and only where there is little else it tells how fast they go.
+_MOST_ZERO_TIME, _MOSTLY_ZEROS = 0.25, 0.998
 _LEAST_BURST = 1 * MIB
 # What a few windows of one day miss of other days.
 _OTHER_DAYS = 0.1
@@ -36,6 +37,19 @@ _OTHER_DAYS = 0.1
 _BEHIND_CAP = (1.0, 2.0, 8.0)
 # The vCPUs stand during the switchover, so the sender has their cores and no page is sent twice.
 _BURST_OF_SPEED = (1.0, 1.1, 1.5)
+_SPEED_OF_BURST = (0.1, 0.5, 1.0)
+# Of a switchover that sends no memory: the device state of a small guest.
+_DEVICE_SECONDS = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Switchover:
+    """What was sent while the vCPUs stood: bytes, and the seconds from the order to go on to the
+    destination's last word. `downtime` is all of the time that they stood."""
+
+    bytes: float
+    seconds: float
+    downtime: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +57,14 @@ class Seen:
     """What was seen of one link in one migration or in several; `+` adds them up.
 
     Bytes per second: `free` without a cap in the way, `capped` with one that was reached. Zero
-    pages a second. Pairs of bytes and seconds: the last part of each switchover, from the order to
-    go on to the destination's last word, and each downtime as a whole.
+    pages a second. Seconds that the setup took. Each switchover.
     """
 
     free: tuple[float, ...] = ()
     capped: tuple[float, ...] = ()
     zero_pages: tuple[float, ...] = ()
     setups: tuple[float, ...] = ()
-    switchovers: tuple[tuple[float, float], ...] = ()
-    downtimes: tuple[tuple[float, float], ...] = ()
+    switchovers: tuple[Switchover, ...] = ()
 
     def __add__(self, other: Seen) -> Seen:
         return Seen(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Seen)))
@@ -66,20 +78,17 @@ class Seen:
             return None
         return Link(speed, burst or burst_of(speed))
 
-    def host(self, link: Link) -> Host:
+    @property
+    def host(self) -> Host:
         """What both ends take for themselves, as far as it was seen; usual values else."""
         usual = Host()
-        downtimes = [max(seconds - sent / link.burst.p50, 0.0) for sent, seconds in self.downtimes]
+        line = _line(self.switchovers)
+        device = _DEVICE_SECONDS if line is None else max(line[1], 0.0)
+        fixed = [max(one.downtime - one.seconds, 0.0) + device for one in self.switchovers]
         return Host(
-            setup_seconds=float(np.median(self.setups)) if self.setups else usual.setup_seconds,
-            zero_pages_per_second=(
-                float(np.median(self.zero_pages))
-                if self.zero_pages
-                else usual.zero_pages_per_second
-            ),
-            fixed_downtime_seconds=(
-                quantiles(downtimes) if downtimes else usual.fixed_downtime_seconds
-            ),
+            setup_seconds=_median(self.setups, usual.setup_seconds),
+            zero_pages_per_second=_median(self.zero_pages, usual.zero_pages_per_second),
+            fixed_downtime_seconds=quantiles(fixed) if fixed else usual.fixed_downtime_seconds,
         )
 
 
@@ -154,11 +163,13 @@ def look_at(items: Iterable[Item]) -> Seen:
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """Part of one pass: bytes and zero pages per second, the share of zero pages (nan of none)."""
+    """Part of one pass: bytes per second beside the time of zero pages; zero pages per second,
+    the share of them (nan of none), and the share of the time that they usually take."""
 
     speed: float
     zero_rate: float
     zeros: float
+    zero_time: float
     cap: int
 
     @classmethod
@@ -166,16 +177,18 @@ class _Window:
         seconds = b.t - a.t
         pages = b.sent_pages - a.sent_pages
         zero_pages = b.zero_pages - a.zero_pages
+        zero_time = min(zero_pages / Host().zero_pages_per_second / seconds, 0.99)
         return cls(
-            (b.transferred - a.transferred) / seconds,
+            (b.transferred - a.transferred) / (seconds * (1 - zero_time)),
             zero_pages / seconds,
             zero_pages / pages if pages > 0 else math.nan,
+            zero_time,
             cap,
         )
 
     @property
     def tells_speed(self) -> bool:
-        return self.zeros <= _MOST_ZEROS and self.speed > 0
+        return self.zero_time <= _MOST_ZERO_TIME and self.speed > 0
 
     @property
     def reached_cap(self) -> bool:
@@ -197,48 +210,48 @@ def _ending(last: Sample, events: dict[str, float]) -> Seen:
     setups = () if last.setup_ms is None else (last.setup_ms / 1000,)
     if last.status != "completed" or not last.downtime_ms:
         return Seen(setups=setups)
-    sent = float(last.downtime_bytes)
-    switchovers: tuple[tuple[float, float], ...] = ()
-    if {"device", "completed"} <= events.keys():
-        switchovers = ((sent, events["completed"] - events["device"]),)
-    return Seen(
-        setups=setups, switchovers=switchovers, downtimes=((sent, last.downtime_ms / 1000),)
-    )
+    if not {"device", "completed"} <= events.keys():
+        return Seen(setups=setups)
+    seconds = events["completed"] - events["device"]
+    switchover = Switchover(last.downtime_bytes, seconds, last.downtime_ms / 1000)
+    return Seen(setups=setups, switchovers=(switchover,))
 
 
 def _speed(
     free: Sequence[float], capped: Sequence[float], burst: Quantiles | None
 ) -> Quantiles | None:
-    """R: what was seen of it, else what a reached cap leaves open."""
+    """R: what was seen of it, else what a reached cap and B leave open."""
     if free:
         return quantiles(free)
-    if capped:
-        behind = behind_limit(quantiles(capped))
-        return behind if burst is None else slower(_at_least(burst, behind.p10), behind)
-    return burst
+    below = None if burst is None else _spread(burst, _SPEED_OF_BURST)
+    if not capped:
+        return below
+    behind = behind_limit(quantiles(capped))
+    return behind if below is None else slower(_at_least(below, behind.p10), behind)
 
 
-def _burst(switchovers: Sequence[tuple[float, float]]) -> Quantiles | None:
+def _burst(switchovers: Sequence[Switchover]) -> Quantiles | None:
     """B from switchovers that sent enough to tell it from what else takes time in them."""
-    telling = [(sent, seconds) for sent, seconds in switchovers if sent >= _LEAST_BURST]
-    if not telling:
-        return None
     line = _line(switchovers)
     fixed = max(line[1], 0.0) if line is not None else 0.0
     # Without a line the rest of the time is unknown: less of it makes B higher.
-    speeds = [sent / max(seconds - fixed, seconds / 4) for sent, seconds in telling if seconds > 0]
+    speeds = [
+        one.bytes / max(one.seconds - fixed, one.seconds / 4)
+        for one in switchovers
+        if one.bytes >= _LEAST_BURST and one.seconds > 0
+    ]
     if not speeds:
         return None
     found = quantiles(speeds)
     return found if line is not None else _spread(found, (1.0, 1.25, 2.0))
 
 
-def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
-    """Seconds for each byte, and seconds at 0 bytes, as most pairs of points have it.
+def _line(switchovers: Sequence[Switchover]) -> tuple[float, float] | None:
+    """Seconds for each byte, and seconds at 0 bytes, as most pairs of switchovers have it.
 
     None where the sizes lie too near each other. Source: H. Theil and P. K. Sen's estimator.
     """
-    ordered = sorted(points)
+    ordered = sorted((one.bytes, one.seconds) for one in switchovers)
     if len(ordered) < 3 or ordered[-1][0] < 4 * max(ordered[0][0], _LEAST_BURST / 16):
         return None
     slopes = [
@@ -251,6 +264,10 @@ def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
     if slope <= 0:
         return None
     return slope, float(np.median([seconds - slope * size for size, seconds in ordered]))
+
+
+def _median(values: Sequence[float], usual: float) -> float:
+    return float(np.median(values)) if values else usual
 
 
 def _at_least(one: Quantiles, floor: float) -> Quantiles:
