@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 
 from tests.qemu.testguest_vm import GuestVm
-from vmferry.errors import RefusedError
+from vmferry.errors import RefusedError, UsageError
 from vmferry.host.guest_memory import non_zero_bytes
 from vmferry.host.process import ProcessId
 from vmferry.hypervisor.qemu.dirty_rate import measure_dirty_curve
 from vmferry.hypervisor.qemu.side import QemuSide
+from vmferry.move.measure import measure_vm
 from vmferry.precopy.profile import DirtyProfile
 from vmferry.units import MIB
+from vmferry.vm.address import parse_vm
 
 RAM = 262152 * 1024
 PAGE = 4096
@@ -106,6 +108,22 @@ async def test_a_vm_that_stands_is_not_measured(side: QemuSide) -> None:
         assert (await side.execute("query-dirty-rate"))["status"] != "measuring"
     finally:
         await side.execute("cont")
+
+
+async def test_any_qemu_is_measured_by_its_socket(guest: GuestVm) -> None:
+    profile = await measure_vm(parse_vm(f"qmp:{guest.folder}/second.sock"), 1.0)
+    assert [point.seconds for point in profile.points] == [1.0]
+    assert 48 * MIB < profile.non_zero_bytes < RAM
+
+
+async def test_a_socket_that_nobody_holds_is_told(own_folders: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be measured"):
+        await measure_vm(parse_vm(f"qmp:{own_folders}/none.sock"), 1.0)
+
+
+async def test_a_vm_that_does_not_exist_is_told() -> None:
+    with pytest.raises(UsageError, match="no VM 'nosuch'"):
+        await measure_vm(parse_vm("nosuch"))
 
 
 def test_the_zero_pages_are_counted_from_outside(guest: GuestVm) -> None:

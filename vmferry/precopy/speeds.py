@@ -83,7 +83,9 @@ class Seen:
         """What both ends take for themselves, as far as it was seen; usual values else."""
         usual = Host()
         line = _line(self.switchovers)
-        device = _DEVICE_SECONDS if line is None else max(line[1], 0.0)
+        device = _DEVICE_SECONDS
+        if line is not None:
+            device = min(max(line[1], 0.0), *(one.seconds for one in self.switchovers))
         fixed = [max(one.downtime - one.seconds, 0.0) + device for one in self.switchovers]
         return Host(
             setup_seconds=_median(self.setups, usual.setup_seconds),
