@@ -15,6 +15,8 @@ MOST_COLUMNS = 64
 # and each block begins a cell of its own, so that there are 64 to a few more than 128.
 MAP_CELLS, FINE_CELLS = 128, 4096
 MOST_REGIONS = 8
+# Of all bytes sent again; the first region is named in any case.
+_LEAST_SHARE = 0.03
 # The cells that are as hot or hotter hold so much of all bytes that are sent again.
 _HOTTEST = 1 / 10
 # A region is hot where its cells are at least so hot as this part of those...
@@ -51,7 +53,8 @@ def hot_regions(resent: Sequence[Resent]) -> tuple[HotRegion, ...]:
     hottest = int(falling[np.searchsorted(np.cumsum(falling), total * _HOTTEST)])
     found = [region for one in resent for region in _hot_in(one, hottest, total)]
     found.sort(key=lambda region: -region.resent_bytes)
-    return tuple(found[:MOST_REGIONS])
+    named = [region for region in found[1:MOST_REGIONS] if region.share >= _LEAST_SHARE]
+    return (*found[:1], *named)
 
 
 def _hot_in(resent: Resent, hottest: int, total: int) -> list[HotRegion]:
