@@ -137,7 +137,7 @@ def test_hot_regions_are_the_writers_hot_pages(plain: Saved) -> None:
     # They are not all of memory: cold pages of the working set are ten times as many.
     hottest = max(regions, key=lambda one: one.resent_bytes)
     assert hottest.size <= 2 * len(hot) * PAGE
-    assert sum(one.share for one in regions) >= 0.5
+    assert hottest.share >= 0.3
 
 
 def test_one_changed_word_makes_a_short_delta(plain: Saved) -> None:
