@@ -99,7 +99,7 @@ _UPDATE = (
 _REDIS = """
 redis-server --port 0 --unixsocket /load/redis --save "" --maxmemory 96mb --daemonize yes >/dev/null
 until redis-cli -s /load/redis ping >/dev/null 2>&1; do usleep 100000; done
-redis-benchmark -s /load/redis -q -t set -d {size} -r {keys} -n {keys} -c 4 >/dev/null
+redis-benchmark -s /load/redis -q -t set -d {size} -r {keys} -n {keys} -c 4 -P 32 >/dev/null
 echo ready
 while :; do
   redis-benchmark -s /load/redis -q -t set -d {size} -r {keys} -n {count} -c 4 >/dev/null
@@ -116,9 +116,9 @@ echo ready
 while :; do gcc -O2 -c /programs/source.c -o /load/object.o; {pause}; done
 """
 _SORT = """
-head -c 9000000 /dev/urandom | base64 -w 60 > /load/lines
+head -c 6000000 /dev/urandom | base64 -w 60 > /load/lines
 echo ready
-while :; do sort -S 12M -T /load /load/lines -o /load/sorted; done
+while :; do sort -S 8M -T /load /load/lines -o /load/sorted; done
 """
 _REDIS_PACKAGES = ("redis-server", "redis-tools")
 _REDIS_FILES = (
