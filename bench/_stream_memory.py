@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import resource
 import socket
 import struct
 from collections.abc import Callable
@@ -61,11 +62,15 @@ def measure(mix: str, with_reader: bool, core: int) -> Row:
     try:
         sender.start()
         ours.close()
-        return drain(theirs, StreamReader() if with_reader else None)
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        row = drain(theirs, StreamReader() if with_reader else None)
     finally:
         theirs.close()
         sender.join()
         os.sched_setaffinity(0, before)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    row["sender_cpu_seconds"] = (after.ru_utime - used.ru_utime) + (after.ru_stime - used.ru_stime)
+    return row
 
 
 def _send(ours: socket.socket, theirs: socket.socket, section: bytes, times: int) -> None:

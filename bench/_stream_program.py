@@ -21,8 +21,8 @@ def stream_of(program: bytes) -> bytes:
     for order in orders:
         what, much = order & 0x0F, order >> 4
         if what < 9:
-            # A run, of up to 31 pages of zeros or 16 others.
-            for _ in range(1 + much * (2 if what < 4 else 1)):
+            # A run, of up to 61 pages of zeros or 8 others.
+            for _ in range(1 + (much * 4 if what < 4 else much // 2)):
                 if what < 4:
                     e.zero(name, place)
                 elif what < 7:

@@ -16,8 +16,9 @@ _DELTA = struct.Struct(">QBH").unpack_from
 ZERO_RECORD = 9
 WORD = 8
 DELTA_HEAD = 11
-# Looked at first; a window that is one run all through is followed by one this much larger.
-_WINDOW = 16
+_SHORT = 8
+# What numpy looks at first; a window that is one run all through is followed by one so much larger.
+_WINDOW = 32
 _GROWTH = 8
 
 
@@ -39,10 +40,19 @@ def _run(
     Ends before the first that is another one, is wrong or is not all there: that is for the caller.
     """
     left = (len(view) - at) // stride
-    # One look without numpy: where kinds alternate, most runs are of one page.
-    if not left or _WORD(view, at)[0] & low != flags:
-        return np.array((first,), np.int64)
-    found = [np.array((first,), np.int64)]
+    # Without numpy first: where kinds alternate or little comes at a time, runs are short.
+    short = [first]
+    for _ in range(min(left, _SHORT)):
+        word = _WORD(view, at)[0]
+        offset = word - flags
+        if word & low != flags or offset > limit or (flags & ZERO and view[at + WORD]):
+            return np.array(short, np.int64)
+        short.append(offset)
+        at += stride
+    left -= len(short) - 1
+    if not left:
+        return np.array(short, np.int64)
+    found = [np.array(short, np.int64)]
     window = _WINDOW
     while left:
         n = min(window, left)
