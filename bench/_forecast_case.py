@@ -13,7 +13,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bench._bench_home import Home, call, command
@@ -159,7 +159,7 @@ class Bench:
         if what == "curve":
             row = _as_read({"profile": _curve(self._home.current(vm)).to_json()})
         elif what == "rate":
-            row = _forecast(vm, setting, self._results[curve_key(workload)])
+            row = _forecast(vm, setting, self._results[curve_key(workload)]["profile"])
         elif what == "rehearsal":
             row = _rehearse(vm, setting)
         else:
@@ -208,16 +208,19 @@ def _curve(instance: Instance) -> DirtyProfile:
     return asyncio.run(measure())
 
 
-def _forecast(vm: str, setting: Setting, curve: Row) -> Row:
-    """The forecast from that curve, and the speeds that earlier moves had."""
+def _forecast(vm: str, setting: Setting, profile: Mapping[str, Any]) -> Row:
+    """The forecast from this profile alone, and the speeds that earlier moves had."""
     with Journal.open() as journal:
         way = way_to(journal, vm, Local())
     wanted = precopy.Setting(setting.bandwidth * MIB, setting.limit_ms)
-    profile = DirtyProfile.from_json(curve["profile"])
-    return forecast(profile, wanted, way.link, way.host).to_json()
+    return forecast(DirtyProfile.from_json(profile), wanted, way.link, way.host).to_json()
 
 
 def _rehearse(vm: str, setting: Setting) -> Row:
+    """The rehearsal's own answer and forecast, and the forecast with the speeds of earlier moves.
+
+    A rehearsal knows no destination, so by itself it has to guess how fast the switchover is.
+    """
     words = command("rehearse", vm, "--json", *options(setting))
     records = _records(words, *ANSWERED)
     [found] = [record for record in records if record.get("event") == "rehearsal"]
@@ -225,7 +228,9 @@ def _rehearse(vm: str, setting: Setting) -> Row:
     if found["forecast"] is None or not outcome["passes"]:
         raise RuntimeError(f"a rehearsal of '{vm}' told nothing: {found['why']}")
     return {
-        **{key: found[key] for key in ("verdict", "why", "forecast", "profile")},
+        **{key: found[key] for key in ("verdict", "why", "profile")},
+        "own_forecast": found["forecast"],
+        "forecast": _forecast(vm, setting, found["profile"]),
         "passes": outcome["passes"],
         "total_ms": outcome["total_ms"],
     }

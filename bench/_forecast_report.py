@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Sequence
 
 from bench._forecast_scores import (
-    FORECAST,
     OURS,
     RATE_ONLY,
+    REHEARSE,
     Score,
     coverage,
     errors,
@@ -128,7 +128,7 @@ def side_by_side(judged: Sequence[Score]) -> list[Row]:
 
 def _beaten(judged: Sequence[Score]) -> tuple[str, bool]:
     """Whether ours is ahead of every other model in whatever that tells."""
-    ours = (OURS, FORECAST, RATE_ONLY)
+    ours = (OURS, REHEARSE, RATE_ONLY)
     models = [model for model in (judged[0].said if judged else ()) if model not in ours]
     ahead = [
         f"{model} ({QUANTITIES[what]})"

@@ -13,7 +13,7 @@ from typing import Any
 from bench._baselines import BASELINES, Inputs
 from bench._bench_results import Results, Row
 from bench._forecast_case import HIGHER, LOWER, REPEATS, key_of, keys_of
-from bench._forecast_scores import FORECAST, OURS, RATE_ONLY, Outcome, Said, Score
+from bench._forecast_scores import OURS, RATE_ONLY, REHEARSE, Outcome, Said, Score
 from bench._forecast_workloads import Setting, Workload
 from vmferry.precopy.case import FIXED_DOWNTIME
 from vmferry.precopy.profile import DirtyProfile
@@ -34,10 +34,9 @@ def score_of(workload: Workload, setting: Setting, results: Results) -> Score | 
 
     rehearsal = row("rehearsal")
     given = inputs(rehearsal, setting)
-    foretold = said_of(rehearsal["forecast"])
     said = {
-        OURS: replace(foretold, verdict=rehearsal["verdict"]),
-        FORECAST: foretold,
+        OURS: said_of(rehearsal["forecast"]),
+        REHEARSE: replace(said_of(rehearsal["own_forecast"]), verdict=rehearsal["verdict"]),
         RATE_ONLY: said_of(row("rate")),
     }
     said |= {name: Said.of(model(given)) for name, model in BASELINES.items()}

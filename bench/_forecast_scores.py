@@ -18,8 +18,8 @@ from bench._baselines import Prediction
 from vmferry.precopy.quantiles import Quantiles
 
 OURS, RATE_ONLY = "vmferry, rehearsal", "vmferry, calc-dirty-rate"
-# Its verdict is the forecast's; that of the rehearsal, which has also seen the passes, is ours.
-FORECAST = "vmferry, the rehearsal's forecast"
+# What `vmferry rehearse` prints: it knows no destination, and so not the speed of its link.
+REHEARSE = "vmferry rehearse by itself"
 INFINITE = math.inf
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import subprocess
@@ -10,7 +11,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from bench._bench_home import Home, command
 from bench._bench_results import Row
@@ -30,8 +31,9 @@ PARTIES = (
     ("command", "guardian"),
     ("command", "guardian", "sink"),
 )
-# From the start of the command to well into its passes.
-LATEST_SECONDS = 6.0
+# From which on a moment is chosen: the start of the command, or what it tells of.
+STAGES = ("start", "pass 1", "pass 2", "pass 4")
+LATEST_SECONDS = 1.5
 END_SECONDS = 60.0
 HUGE_LIMIT_MS = 2_000_000
 
@@ -72,15 +74,21 @@ def hurt(home: Home, instance: Instance, options: list[str], seed: int) -> Row:
     """One rehearsal with one fault; the row's `violations` should be empty."""
     chance = random.Random(seed)
     victims = PARTIES[seed % len(PARTIES)]
-    forced = chance.random() < 0.4
-    delay = chance.uniform(0.2, LATEST_SECONDS)
+    stage = chance.choice(STAGES)
+    forced = stage != "start" and chance.random() < 0.5
+    delay = chance.uniform(0.0, LATEST_SECONDS)
     before = _settings(instance)
     process = subprocess.Popen(
-        command("rehearse", instance.vm, *options),
+        command("rehearse", instance.vm, *options, "--json"),
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        text=True,
     )
+    reached = threading.Event()
+    reading = threading.Thread(target=_read, args=(process.stdout, stage, reached))
+    reading.start()
+    reached.wait(END_SECONDS)
     time.sleep(delay)
     if forced:
         _force_switchover(instance)
@@ -92,18 +100,32 @@ def hurt(home: Home, instance: Instance, options: list[str], seed: int) -> Row:
             struck.append(name)
     with StandWatch(instance) as watch:
         process.wait(END_SECONDS)
+        reading.join()
         _wait_alone(home, instance)
     recover = subprocess.run(command("recover"), capture_output=True, text=True, check=False)
     return {
         "victims": list(victims),
         "struck": struck,
         "forced": forced,
+        "stage": stage,
         "delay": round(delay, 3),
         "exit": process.returncode,
         "recovered": recover.stdout.strip(),
         "stood_ms": round(watch.longest_ms, 1),
         "violations": _violations(home, instance, before, recover.returncode),
     }
+
+
+def _read(said: TextIO | None, stage: str, reached: threading.Event) -> None:
+    """Take what the command says to its end; `reached` when it is in `stage`, or over."""
+    name, _, number = stage.partition(" ")
+    if name == "start":
+        reached.set()
+    for line in said or ():
+        with contextlib.suppress(ValueError):  # cut off by its death
+            if number and json.loads(line).get("pass_number", 0) >= int(number):
+                reached.set()
+    reached.set()
 
 
 def _violations(home: Home, instance: Instance, before: Any, recovered: int) -> list[str]:

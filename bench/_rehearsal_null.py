@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bench._qmp import Qmp
 from vmferry.hypervisor.qemu.instance import Instance
-from vmferry.testguest.heartbeat import HeartbeatReader, report, work_rate
+from vmferry.testguest.heartbeat import HeartbeatReader, between, report, work_rate
 
 # With it QEMU does not switch over, as long as the guest writes.
 LEAST_LIMIT_MS = 1
@@ -73,12 +73,14 @@ def _watch(
         time.sleep(max(began / 1e9 + seconds - time.monotonic(), 0))
         ended = time.monotonic_ns()
         end()
+        # A rate needs a beat on either side of its window.
+        time.sleep(0.2)
         beats = reader.beats()
     finally:
         reader.stop()
     before = work_rate(beats, began - int(1e9), began)
     during = work_rate(beats, began, ended)
-    gap = report(beats).gap_ms
+    gap = report(between(beats, began, ended)).gap_ms
     if before is None or during is None or gap is None:
         raise RuntimeError("the guest's heart did not beat")
     return Watched(before, during, gap)

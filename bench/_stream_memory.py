@@ -41,11 +41,11 @@ def _xbzrle(offset: int, content: bytes) -> bytes:
 Writer = Callable[[int, bytes], bytes]
 # Runs of so many pages of one kind, then so many of the next, over and over; how many bytes.
 MIXES: dict[str, tuple[tuple[tuple[Writer, int], ...], int]] = {
-    "ordinary": (((_ordinary, 1),), 3 * GIB),
-    "zero": (((_zero, 1),), 256 * MIB),
-    "xbzrle": (((_xbzrle, 1),), GIB),
-    "16 ordinary, 16 zero": (((_ordinary, 16), (_zero, 16)), 2 * GIB),
-    "1 ordinary, 1 zero": (((_ordinary, 1), (_zero, 1)), GIB),
+    "ordinary": (((_ordinary, 1),), GIB),
+    "zero": (((_zero, 1),), 96 * MIB),
+    "xbzrle": (((_xbzrle, 1),), 128 * MIB),
+    "16 ordinary, 16 zero": (((_ordinary, 16), (_zero, 16)), 512 * MIB),
+    "1 ordinary, 1 zero": (((_ordinary, 1), (_zero, 1)), 256 * MIB),
 }
 
 

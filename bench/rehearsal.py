@@ -91,6 +91,7 @@ def _gap(home: Home, rate: int) -> Row:
         "rate": rate,
         "seconds": outcome["total_ms"] / 1000,
         "gap_ms": outcome["guest"]["gap_ms"],
+        "gap_at_ms": outcome["guest"]["gap_at_ms"],
         "missing_beats": outcome["guest"]["missing_beats"],
         "reached_switchover": outcome["reached_switchover"],
         "verdict": outcome["verdict"],

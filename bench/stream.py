@@ -29,13 +29,13 @@ from vmferry.units import GIB, MIB
 REPEATS = 15
 CORE = 0
 PAIRS = 15
-RAM_MIB = 1024
+RAM_MIB = 512
 DOWNTIME_LIMIT_MS = 1000
 SETTLE_SECONDS = 0.5
 PATIENCE_SECONDS = 120.0
 GUESTS = {
     "mostly ordinary pages": PageWriterSettings(
-        working_set=32 * MIB, write_rate=16 * MIB, cold=700 * MIB
+        working_set=32 * MIB, write_rate=16 * MIB, cold=320 * MIB
     ),
     "mostly zero pages": PageWriterSettings(working_set=32 * MIB, write_rate=16 * MIB),
 }

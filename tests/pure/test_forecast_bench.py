@@ -232,6 +232,7 @@ def rows_of_case(repeats: tuple[float | None, ...]) -> dict[str, dict[str, Any]]
     rehearsal = {
         "verdict": "converges",
         "forecast": said,
+        "own_forecast": said,
         "profile": json.loads(json.dumps(profile.to_json())),
         "passes": passes((2.6, 80, 1000), (0.5, 16, 0), (0.1, 1, 0)),
     }

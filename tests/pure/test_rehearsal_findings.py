@@ -10,9 +10,10 @@ import pytest
 from vmferry.cli.main import run_command
 from vmferry.cli.rehearse_watch import by_hour
 from vmferry.controller import Ending
-from vmferry.policy.base import Limits
+from vmferry.policy.base import Abandon, Limits
 from vmferry.policy.rehearse import Answer, Rehearse
 from vmferry.precopy.profile import CurvePoint, DirtyProfile
+from vmferry.precopy.sample import Event
 from vmferry.rehearsal.findings import verdict_of
 from vmferry.rehearsal.stream_end import How, StreamEnd
 from vmferry.report.rehearsal_words import describe_rehearsal
@@ -53,6 +54,20 @@ def test_the_verdict(
     verdict = verdict_of(policy, ending, StreamEnd(how) if how is not None else None)
     assert (verdict.answer, verdict.ending.kind) == (expected, status)
     assert verdict.ending.why.startswith("a rehearsal")
+
+
+@pytest.mark.parametrize(("paused", "expected"), [(False, "converges"), (True, "uncertain")])
+def test_a_vm_that_stopped_and_was_not_paused_was_stopped_to_switch_over(
+    paused: bool, expected: Answer
+) -> None:
+    policy = Rehearse(Limits(), 60.0)
+    (abandon,) = policy.receive(Event(1.0, "STOP")).actions
+    assert isinstance(abandon, Abandon)
+    # Cancelled at once, so the sink saw no more than an end.
+    verdict = verdict_of(
+        policy, Ending("abandoned", why=abandon.why), StreamEnd("closed"), paused=paused
+    )
+    assert (verdict.answer, verdict.switchover) == (expected, not paused)
 
 
 def test_the_words() -> None:

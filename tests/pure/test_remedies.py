@@ -16,7 +16,7 @@ from vmferry.precopy.evidence import evidence_of
 from vmferry.precopy.forecast import Remedy, converges_with, p_converge
 from vmferry.precopy.profile import CurvePoint, DirtyProfile
 from vmferry.precopy.quantiles import Quantiles
-from vmferry.precopy.remedies import ENOUGH, describe_remedies, remedies_of
+from vmferry.precopy.remedies import ENOUGH, MARGIN, describe_remedies, remedies_of
 from vmferry.testguest.settings import PageWriterSettings
 from vmferry.units import MIB
 
@@ -76,7 +76,8 @@ def test_a_remedy_is_a_root_to_a_few_per_cent(
     busy = case(rate, rate * seconds, rate * share, limit_ms)
     found = by_change(remedies_of(busy))
     if "bandwidth" in found:
-        before, after = float(found["bandwidth"].before), float(found["bandwidth"].after)
+        before = float(found["bandwidth"].before)
+        after = float(found["bandwidth"].after) / MARGIN
         fast = Link(Quantiles.exact(2 * after), Quantiles.exact(2 * after))
         faster = replace(busy, link=fast)
         assert after > before
@@ -112,7 +113,7 @@ def test_what_hovered_did_not_converge_whatever_the_map_says() -> None:
 def test_a_threshold_at_which_it_hovered_is_enough() -> None:
     hovered_at = 1.5 * 40 * MIB * 0.3
     limit = float(by_change(remedies_of(BUSY, hovered_at))["downtime"].after)
-    assert limit <= 1.05 * 1.5 * 300 * 1.01
+    assert limit <= 1.1 * 1.5 * 300 * 1.01
 
 
 def test_where_no_cap_holds_it_the_link_has_to_be_faster() -> None:

@@ -54,6 +54,8 @@ class Rehearse:
     def __init__(self, limits: Limits, seconds: float) -> None:
         self.answer: Answer = "uncertain"
         self.why = ""
+        # By somebody, or by QEMU for a switchover: that is not told apart here.
+        self.stopped = False
         self._limits = limits
         self._seconds = seconds
         self._tracker = PassTracker()
@@ -82,6 +84,7 @@ class Rehearse:
                 self._over = True
                 return Decision()
         if isinstance(item, Event) and item.name == "STOP" and item.side == "source":
+            self.stopped = True
             return self._end("uncertain", "the VM was stopped while it was rehearsed")
         if isinstance(item, Sample) and item.sync_count > self._judged:
             self._judged = item.sync_count

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from vmferry.errors import UsageError
 from vmferry.precopy.case import Case
-from vmferry.precopy.draws import DRAWS, spread, uniform
+from vmferry.precopy.draws import DRAWS, Z90, normal, spread, uniform
 from vmferry.precopy.forecast_map import LOOK_SECONDS, WINDOW_SECONDS, ZERO_PAGE_BYTES, Rows
 from vmferry.precopy.quantiles import Quantiles
 from vmferry.precopy.shape import Floats
@@ -18,9 +18,11 @@ from vmferry.precopy.shape import Floats
 _PAGE_HEADER = 8
 # A speed this near to the cap was measured under it.
 _AT_THE_CAP = 1.05
-# What is left over is the end of an order of addresses: colder or hotter than the rest.
-_OVERLAP_LEAST, _OVERLAP_MOST = 0.6, 1.2
+# What is left over is the end of an order of addresses: it may be colder than the rest. Then passes
+# have found nearly all that was dirtied, so a draw with less overlap has a lower curve.
+OVERLAP = (0.6, 0.85, 1.1)
 _OVERLAP_SPREAD = 0.2
+_OVERLAP_RANGE = (0.3, 1.2)
 _MOST_OVERLAP = 4.0
 
 
@@ -121,7 +123,8 @@ def _ratio(case: Case) -> float:
 def _overlap(cases: Sequence[Case]) -> Floats:
     """How many times as often as the curve says left-over pages are dirtied again, by draw."""
     ranks = uniform("overlap")
-    assumed = _OVERLAP_LEAST + (_OVERLAP_MOST - _OVERLAP_LEAST) * ranks
+    low, middle, high = OVERLAP
+    assumed = np.clip(middle + (high - low) / 2 * normal("height") / Z90, *_OVERLAP_RANGE)
     measured = 1 + _OVERLAP_SPREAD * (2 * ranks - 1)
     rows = []
     for case in cases:

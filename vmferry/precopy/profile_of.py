@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, hypot, log
+from statistics import fmean
 
 from vmferry.precopy.case import Standing
 from vmferry.precopy.draws import Z90
+from vmferry.precopy.forecast_rows import OVERLAP
 from vmferry.precopy.outcome import PassRecord
 from vmferry.precopy.profile import CurvePoint, DirtyProfile, Source, extended
 from vmferry.precopy.sample import Sample
@@ -29,6 +31,7 @@ _HALF_LIFE = 6.0
 _OF_POLLING = 0.25
 # In search of the window that finds what was dirty: its precision, and when to give up.
 _FINER, _OLDEST = 1.1, 1000.0
+_ROUNDS = 8
 
 # Ten thousands of passes ago still counts, or nothing would be left to divide by.
 _LEAST_WEIGHT = 1e-9
@@ -36,10 +39,15 @@ _LEAST_WEIGHT = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What one pass tells: W(`seconds`) of the guest's own time; `doubt` in logarithms."""
+    """What one pass tells: W(`seconds`) of the guest's own time.
+
+    `low` and `high` are by how much was dirtied again unseen; the `doubt` beside is in logarithms.
+    """
 
     seconds: float
+    low: float
     bytes: float
+    high: float
     doubt: float
     weight: float
 
@@ -129,18 +137,18 @@ def _found(
     """What each pass tells, as windows of a guest that is held by `throttle`."""
     pairs = _pairs(passes, current)
     certain = [pair for pair in pairs if "new_bytes" not in pair[1].estimated]
-    curve = extended([(one.duration_ms, later.new_bytes) for one, later in certain or pairs])
+    low, middle, high = (_whole(passes, certain or pairs, times) for times in OVERLAP)
     result = []
-    for i, (record, later) in enumerate(certain or pairs):
+    for i, (record, _) in enumerate(certain or pairs):
         seconds = record.duration_ms / 1000
-        again = _again(curve, passes, record)
         blur = _OF_POLLING * polling / seconds if "duration_ms" in record.estimated else 0.0
         clock = (1 - throttles.get(record.n, 0.0) / 100) / (1 - throttle / 100)
         result.append(
             _Found(
                 seconds=seconds * clock,
-                # The curve counts what was dirtied again while it was still waiting to be sent.
-                bytes=later.new_bytes + again * record.left_bytes,
+                low=low[i],
+                bytes=middle[i],
+                high=high[i],
                 doubt=hypot(_ONE_PASS, min(blur, 1.0)) if certain else _GUESSED,
                 weight=max(0.5 ** ((len(certain or pairs) - 1 - i) / _HALF_LIFE), _LEAST_WEIGHT),
             )
@@ -148,20 +156,62 @@ def _found(
     return result
 
 
+def _whole(
+    passes: Sequence[PassRecord],
+    pairs: Sequence[tuple[PassRecord, PassRecord]],
+    times: float,
+) -> list[float]:
+    """What each pass dirtied, with what was still waiting to be sent and dirtied again.
+
+    How much that is follows from the curve that it makes, so it is looked for until the two agree;
+    left-over pages are dirtied again `times` as often as the curve says of all.
+    """
+    sizes = [float(later.new_bytes) for _, later in pairs]
+    for _ in range(_ROUNDS):
+        windows = sorted(
+            (record.duration_ms, size) for (record, _), size in zip(pairs, sizes, strict=True)
+        )
+        curve = extended([_mean(group) for group in _alike(windows)])
+        sizes = [
+            later.new_bytes + _again(curve, passes, record, times) * record.left_bytes
+            for record, later in pairs
+        ]
+    return sizes
+
+
+def _alike(windows: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+    """Windows (sorted, with their sizes) of about the same length together."""
+    groups: list[list[tuple[float, float]]] = []
+    for window, size in windows:
+        if groups and window < groups[-1][0][0] * _ALIKE:
+            groups[-1].append((window, size))
+        else:
+            groups.append([(window, size)])
+    return groups
+
+
+def _mean(group: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return fmean(window for window, _ in group), fmean(size for _, size in group)
+
+
 def _again(
-    curve: Callable[[float], float], passes: Sequence[PassRecord], record: PassRecord
+    curve: Callable[[float], float],
+    passes: Sequence[PassRecord],
+    record: PassRecord,
+    times: float,
 ) -> float:
     """The share of what was left over that was dirtied again meanwhile (see forecast_map.py)."""
     window = record.duration_ms
     if record.n == 1:
-        # Addresses of its own, among all of the memory.
-        return min(curve(window) / max(record.dirty_bytes, 1), 1.0)
+        # Addresses of its own among all of the memory, unless the rewritten ones are just these.
+        by_chance = min(curve(window) / max(record.dirty_bytes, 1), 1.0)
+        return 1.0 if times == OVERLAP[-1] else by_chance
     since = passes[record.n - 2].duration_ms
     while curve(since) < record.dirty_bytes and since < _OLDEST * window:
         since *= _FINER
     before = curve(since)
     both = before + curve(window) - curve(since + window)
-    return min(max(both / before, 0.0), 1.0) if before > 0 else 0.0
+    return min(max(times * both / before, 0.0), 1.0) if before > 0 else 0.0
 
 
 def _pairs(
@@ -200,11 +250,18 @@ def _point(group: Sequence[_Found], at: float) -> CurvePoint:
     count = total**2 / sum(one.weight**2 for one in group)
     single = max(sum(one.doubt * one.weight for one in group) / total, (spread / total) ** 0.5)
     doubt = max(single / count**0.5, _LEAST_DOUBT)
+    down, up = (
+        hypot(Z90 * doubt, fmean(log(max(a, 1.0) / max(b, 1.0)) for a, b in pairs))
+        for pairs in (
+            [(one.bytes, one.low) for one in group],
+            [(one.high, one.bytes) for one in group],
+        )
+    )
     return CurvePoint(
         seconds=exp(seconds),
         bytes=exp(middle),
-        low=exp(middle - Z90 * doubt),
-        high=exp(middle + Z90 * doubt),
+        low=exp(middle - down),
+        high=exp(middle + up),
         n=len(group),
         at=at,
     )

@@ -1,9 +1,9 @@
 """The smallest single change with which a migration that does not converge would have converged.
 
 Each is a root of the forecast's own map in one setting: the least value at which at least
-`ENOUGH` of the draws converge, all else equal. That they all do so is the safety margin.
-What the passes of the migration itself have shown goes before the map: one that hovered did not
-converge, and a threshold at which its passes hovered is enough.
+`ENOUGH` of the draws converge, all else equal, and a safety margin of a tenth on bandwidth and
+downtime limit. What the passes of the migration itself have shown goes before the map: one that
+hovered did not converge, and a downtime limit that allows what its passes hovered at is enough.
 """
 
 from __future__ import annotations
@@ -19,24 +19,52 @@ from vmferry.precopy.profile import DirtyProfile
 from vmferry.precopy.quantiles import Quantiles
 from vmferry.units import format_duration, format_rate
 
-ENOUGH = 0.8
+ENOUGH = 0.7
+MARGIN = 1.1
 # A change by more than this is none that anybody makes.
 MOST_TIMES = 64.0
 MOST_THROTTLE = 99.0
 _STEPS, _PRECISE = 24, 0.01
 # Passes that hover wander about their mean.
-_WANDER = 1.05
+_WANDER = 1.1
+# Passes that find so much of all that is ever rewritten do not tell how fast it is rewritten.
+_ALL_OF_IT = 0.85
 _MOST_SCALE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the passes settled at, in bytes, and whether that is about all that is rewritten."""
+
+    hovered_at: float
+    all_of_it: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Change:
-    """One setting that can be changed: `to` makes the case with the value, from `low` to `high`."""
+    """One setting that can be changed: `to` makes the case with the value, from `low` to `high`.
+
+    `margin` is put on the root. `sure` is a value that is known to be enough, None for none;
+    `only_sure` where the map cannot know of less.
+    """
 
     name: Change
     low: float
     high: float
     to: Callable[[float], Case]
+    margin: float = 1.0
+    sure: float | None = None
+    only_sure: bool = False
+
+    def value(self) -> float | None:
+        """What to propose; None where nothing in its range is enough."""
+        if self.only_sure:
+            return self.sure
+        root = _least(self)
+        if root is None:
+            return self.sure
+        value = min(root * self.margin, self.high)
+        return value if self.sure is None else min(value, self.sure)
 
 
 def remedies_of(case: Case, hovered_at: float | None = None) -> tuple[Remedy, ...]:
@@ -46,13 +74,15 @@ def remedies_of(case: Case, hovered_at: float | None = None) -> tuple[Remedy, ..
     `hovered_at` is what the passes were seen to settle at, in bytes; None where they were not.
     """
     case = replace(case, standing=None)
+    seen: _Seen | None = None
     if hovered_at is not None:
+        seen = _Seen(hovered_at, hovered_at >= _ALL_OF_IT * case.profile.working_set)
         case = replace(case, profile=_agreeing(case))
     if p_converge([case])[0] >= ENOUGH:
         return ()
     found: list[tuple[Change, float | str | bool, float | str | bool, Case]] = []
-    for change in _changes(case, hovered_at):
-        value = _least(change)
+    for change in _changes(case, seen):
+        value = change.value()
         if value is not None:
             found.append((change.name, change.low, value, change.to(value)))
     for name in sorted(case.profile.compress, key=lambda one: case.profile.compress[one]):
@@ -79,12 +109,14 @@ def speed_of(case: Case) -> float:
     return min(case.setting.bandwidth or case.link.speed.p50, case.link.speed.p50)
 
 
-def _changes(case: Case, hovered_at: float | None) -> list[_Change]:
+def _changes(case: Case, seen: _Seen | None) -> list[_Change]:
     setting = case.setting
     speed, limit_ms = speed_of(case), setting.downtime_limit_ms
-    times = MOST_TIMES
-    if hovered_at is not None and limit_ms:
-        times = min(max(hovered_at * _WANDER / (speed * limit_ms / 1000), 1.0), times)
+    # The threshold has to grow by so much to allow what the passes hovered at.
+    times, all_of_it = None, False
+    if seen is not None:
+        times = max(seen.hovered_at * _WANDER / (speed * limit_ms / 1000), _WANDER)
+        all_of_it = seen.all_of_it
 
     def with_bandwidth(value: float) -> Case:
         if setting.bandwidth and setting.bandwidth <= case.link.speed.p50:
@@ -102,8 +134,24 @@ def _changes(case: Case, hovered_at: float | None) -> list[_Change]:
         return replace(case, setting=replace(setting, throttle=value, auto_converge=False))
 
     changes = [
-        _Change("bandwidth", speed, speed * MOST_TIMES, with_bandwidth),
-        _Change("downtime", limit_ms, limit_ms * times, with_limit),
+        _Change(
+            "bandwidth",
+            speed,
+            speed * MOST_TIMES,
+            with_bandwidth,
+            margin=MARGIN,
+            sure=speed * times if times is not None and all_of_it else None,
+            only_sure=all_of_it,
+        ),
+        _Change(
+            "downtime",
+            limit_ms,
+            limit_ms * MOST_TIMES,
+            with_limit,
+            margin=MARGIN,
+            sure=limit_ms * times if times is not None else None,
+            only_sure=all_of_it,
+        ),
     ]
     if setting.throttle < MOST_THROTTLE:
         changes.append(_Change("throttle", setting.throttle, MOST_THROTTLE, with_throttle))
@@ -111,19 +159,14 @@ def _changes(case: Case, hovered_at: float | None) -> list[_Change]:
 
 
 def _least(change: _Change) -> float | None:
-    """The root of one change, to 1 %; None where nothing in its range is enough.
-
-    The upper end of a range that the passes themselves have proved is enough, whatever the map
-    says of it.
-    """
+    """The root of one change, to 1 %; None where nothing in its range is enough."""
     low, high = change.low, change.high
     geometric = low > 0
-    proved = change.name == "downtime" and high < change.low * MOST_TIMES
     while True:
         values = np.geomspace(low, high, _STEPS) if geometric else np.linspace(low, high, _STEPS)
         enough = np.flatnonzero(p_converge([change.to(float(one)) for one in values]) >= ENOUGH)
         if not len(enough):
-            return high if proved else None
+            return None
         first = int(enough[0])
         high = float(values[first])
         if first == 0:

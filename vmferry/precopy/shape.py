@@ -23,11 +23,14 @@ Indices = NDArray[np.intp]
 _KNOTS = 32
 _NOTHING = 1.0  # a byte: what an idle guest dirties, so that it has a logarithm
 _LEAST = 1e-3
-# Windows shorter than measured: how far loads differ in the exponent there, and how closely it
-# follows the exponent between the two shortest windows that were measured.
-EXPONENT_SPREAD, _FOLLOWS = 0.05, 0.06
+# Windows shorter than measured: the usual exponent and how far loads differ in it, below windows of
+# _LONG seconds and of _SHORT ones; and how closely it follows that of the two shortest windows.
+EXPONENT_SPREAD, _NEAR_EXPONENT, _NEAR_SPREAD = 0.05, 0.76, 0.17
+_LONG, _SHORT = 2.0, 0.2
+_FOLLOWS = 0.06
+# A curve with a lower exponent is flat, and goes that part of the way towards proportion.
+_FLAT, _TOWARDS_1, _FLAT_SPREAD, _SPREAD_LEAST = 0.5, 0.6, 0.12, 0.03
 _EXPONENT_LEAST = 0.4
-_HIDDEN, _SPREAD_LEAST = 0.3, 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +161,13 @@ def _shorter(
     times: Sequence[float], sizes: Sequence[float], deviations: Sequence[float]
 ) -> tuple[float, float]:
     """The exponent below the shortest window, and its standard deviation."""
+    # Towards 0 every curve becomes proportional: what is left of that way is known less well.
+    near = min(max((log(_LONG) - times[0]) / log(_LONG / _SHORT), 0.0), 1.0)
+    usual = EXPONENT + (_NEAR_EXPONENT - EXPONENT) * near
+    spread = EXPONENT_SPREAD + (_NEAR_SPREAD - EXPONENT_SPREAD) * near
     following = _apart(times, 0)
     if following is None:
-        return EXPONENT, EXPONENT_SPREAD
+        return usual, spread
     apart = times[following] - times[0]
     slope = (sizes[following] - sizes[0]) / apart
     error = hypot(deviations[0], deviations[following]) / apart
@@ -170,10 +177,11 @@ def _shorter(
         # Where the curve steepens towards the shorter windows, it goes on to do so.
         later = (sizes[after] - sizes[following]) / (times[after] - times[following])
         slope = min(slope + max(slope - later, 0.0), 1.0)
-    # A flat curve tells that the set is rewritten, not how fast: shorter windows are steeper again.
-    exponent = EXPONENT + weight * max(slope - EXPONENT, 0.0)
-    hidden = weight * max(EXPONENT - slope, 0.0) * _HIDDEN
-    return exponent, max(EXPONENT_SPREAD * (1 - weight) ** 0.5, hidden, _SPREAD_LEAST)
+    exponent = usual + weight * max(slope - usual, 0.0)
+    # A flat curve is of a set that is all rewritten: it was written at some rate before it was.
+    flat = max(_FLAT - slope, 0.0) / _FLAT * _FLAT_SPREAD / hypot(_FLAT_SPREAD, error)
+    exponent += (1 - exponent) * _TOWARDS_1 * flat
+    return exponent, max(spread * (1 - weight) ** 0.5, _FLAT_SPREAD * flat, _SPREAD_LEAST)
 
 
 def _line(times: Sequence[float], sizes: Sequence[float]) -> tuple[float, float]:

@@ -153,11 +153,12 @@ def look_at(items: Iterable[Item]) -> Seen:
         elif item.t - start.t >= (_CAPPED_SECONDS if cap else _FREE_SECONDS):
             windows.append(_Window.between(start, item, cap))
             start = item
-    free = [one.speed for one in windows if one.tells_speed and not one.reached_cap]
-    capped = [one.speed for one in windows if one.tells_speed and one.reached_cap]
+    telling = [one for one in windows if one.tells_speed]
+    # A cap that was reached most of the time was what held it; a dip below it is only a dip.
+    held = {one.cap for one in telling if one.cap and _mostly_reached(telling, one.cap)}
     seen = Seen(
-        free=tuple(free),
-        capped=tuple(capped),
+        free=tuple(one.speed for one in telling if one.cap not in held),
+        capped=tuple(one.speed for one in telling if one.cap in held),
         zero_pages=tuple(one.zero_rate for one in windows if one.zeros >= _MOSTLY_ZEROS),
     )
     return seen if last is None else seen + _ending(last, events)
@@ -197,6 +198,12 @@ class _Window:
         return self.cap > 0 and self.speed >= _REACHED * self.cap
 
 
+def _mostly_reached(windows: Iterable[_Window], cap: int) -> bool:
+    return 2 * sum(one.reached_cap for one in windows if one.cap == cap) >= sum(
+        one.cap == cap for one in windows
+    )
+
+
 def _cap_after(note: Note, cap: int) -> int:
     """The cap in force, from what a trace says of parameters and of what a policy did."""
     value = note.value
@@ -228,7 +235,8 @@ def _speed(
     below = None if burst is None else _spread(burst, _SPEED_OF_BURST)
     if not capped:
         return below
-    behind = behind_limit(quantiles(capped))
+    # R is no less than the highest cap that was reached.
+    behind = behind_limit(Quantiles.exact(max(capped)))
     return behind if below is None else slower(_at_least(below, behind.p10), behind)
 
 

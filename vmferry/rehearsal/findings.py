@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vmferry.controller import Ending
@@ -27,20 +27,28 @@ IN_WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer, why it is so, and the ending that the outcome tells of."""
+    """The answer, why it is so, the ending that the outcome tells of, and whether QEMU had begun
+    to switch over."""
 
     answer: Answer
     why: str
     ending: Ending
+    switchover: bool = False
 
 
-def verdict_of(policy: Rehearse, ending: Ending, stream_end: StreamEnd | None) -> Verdict:
-    """What the policy, the controller and the sink tell together."""
+def verdict_of(
+    policy: Rehearse, ending: Ending, stream_end: StreamEnd | None, paused: bool = False
+) -> Verdict:
+    """What the policy, the controller and the sink tell together.
+
+    `paused`: somebody paused the VM meanwhile. Where nobody did and it stopped, QEMU stopped it to
+    switch over: it may have been cancelled before the sink was told.
+    """
     how = stream_end.how if stream_end is not None else None
-    if how == "switchover":
-        # QEMU itself found that little enough was left; then the sink hung up.
+    stopped_by_qemu = policy.stopped and not paused and ending.kind == "abandoned"
+    if how == "switchover" or stopped_by_qemu:
         why = "QEMU found little enough left to switch over"
-        return _verdict("converges", why)
+        return replace(_verdict("converges", why), switchover=True)
     if how == "unreadable" and stream_end is not None:
         return _failed(policy, f"the stream could not be read: {stream_end.why}")
     if ending.kind in ("abandoned", "cancelled"):
@@ -94,7 +102,6 @@ class Findings:
 
     def _summary(self) -> dict[str, Any]:
         cost = self.outcome.cost
-        end = self.stream_end
         return {
             "format": FORMAT,
             "verdict": self.verdict.answer,
@@ -102,7 +109,7 @@ class Findings:
             "seconds": self.outcome.total_ms / 1000,
             "limits": self.request.to_json()["rehearse"]["limits"],
             "never_stops": self.never_stops,
-            "reached_switchover": end is not None and end.how == "switchover",
+            "reached_switchover": self.verdict.switchover,
             "work_loss_percent": cost.work_loss_percent if cost is not None else None,
             "vcpu_run_delay_percent": cost.vcpu_run_delay_percent if cost is not None else {},
             "not_measured": self._not_measured(),

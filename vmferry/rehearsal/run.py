@@ -64,6 +64,8 @@ class _Work:
     sink: SinkProcess | None = None
     migration: QemuMigration | None = None
     never_stops: bool = False
+    # Somebody paused the VM, other than QEMU for its switchover.
+    paused: bool = False
     heard: list[Input] = field(default_factory=list)
 
     def hear(self, item: Input) -> None:
@@ -150,7 +152,7 @@ class RehearsalRun:
         settled, problems = await tidy(work.parties, settled, work.source.side, None)
         await self._forget_descriptor(work)
         await work.guest.finish(settled.place)
-        verdict = verdict_of(work.policy, ending, stream_end)
+        verdict = verdict_of(work.policy, ending, stream_end, work.paused)
         if work.recorder.estimate is None or work.recorder.estimate.verdict != verdict.answer:
             # It was judged by more than this estimate: do not have both of them tell.
             work.recorder.estimate = None
@@ -203,6 +205,7 @@ class RehearsalRun:
             # At once: what is looked at first takes a moment in which QEMU would go on.
             with contextlib.suppress(SideError):
                 await work.source.side.cancel()
+                work.paused = (await work.source.side.look()).runstate == "paused"
             return ending
         finally:
             work.recorder.judge()

@@ -44,7 +44,7 @@ def headline(result: XRayResult) -> str:
 def rows_table(result: XRayResult) -> list[tuple[str, ...]]:
     """A heading, a line for each pass or sweep, and their sum."""
     rows = list(result.rows)
-    lines = [(result.by.capitalize(), *_HEADINGS)]
+    lines: list[tuple[str, ...]] = [(result.by.capitalize(), *_HEADINGS)]
     if len(rows) > _MOST_ROWS:
         middle = rows[_SHOWN:-_SHOWN]
         name = f"{middle[0].n}-{middle[-1].n}"

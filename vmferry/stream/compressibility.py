@@ -81,7 +81,7 @@ class Compressibility:
         self.plain += packet.nbytes * self._weight
         for level, compressor in self._compressors.items():
             begin = time.thread_time()
-            size = len(compressor.compress(packet))
+            size = len(compressor.compress(packet.data))
             self.seconds[level] += (time.thread_time() - begin) * self._weight
             self.packed[level] += size * self._weight
 
