@@ -46,7 +46,7 @@ def stream_of(program: bytes) -> bytes:
             e.part()
         elif what == 14 and much:
             del e.out[-much:]
-        elif what == 15 and much:
+        elif what == 15 and much and e.out:
             e.out[-1 - next(orders, 0) % len(e.out)] ^= 1 << much % 8
     e.close_section()
     e.end()
