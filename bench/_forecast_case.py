@@ -13,7 +13,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bench._bench_home import Home, call, command
@@ -76,9 +76,12 @@ def keys_of(workload: Workload, setting: Setting, results: Results) -> Iterator[
         yield key_of(workload, setting, moves[2])
 
 
-def missing(workload: Workload, results: Results) -> list[str]:
-    """The rows of a workload that are still to be measured."""
-    keys = (key for setting in workload.settings for key in keys_of(workload, setting, results))
+def missing(
+    workload: Workload, results: Results, settings: Sequence[Setting] | None = None
+) -> list[str]:
+    """The rows of a workload that are still to be measured; of these settings, or of all."""
+    chosen = workload.settings if settings is None else settings
+    keys = (key for setting in chosen for key in keys_of(workload, setting, results))
     return [key for key in dict.fromkeys(keys) if key not in results]
 
 
@@ -101,18 +104,18 @@ class Bench:
         finally:
             self._stop(idle)
 
-    def measure(self, workload: Workload) -> None:
-        """All that is missing of a workload. Raises TimeUp.
+    def measure(self, workload: Workload, settings: Sequence[Setting]) -> None:
+        """All that is missing of a workload with these settings. Raises TimeUp.
 
         What goes wrong twice is told and left out; the next run tries it again.
         """
         for _ in range(ATTEMPTS):
-            if not missing(workload, self._results):
+            if not missing(workload, self._results, settings):
                 return
             self._check_time()
             try:
                 self._boot(workload)
-                for setting in workload.settings:
+                for setting in settings:
                     self._case(workload, setting)
             except (RuntimeError, VmferryError, QmpError) as error:
                 sys.stderr.write(f"{workload.name}: {error}\n")

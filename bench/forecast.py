@@ -6,9 +6,10 @@ same runs: one from calc-dirty-rate alone, and what others' models say, each giv
 that the rehearsal can give it (_baselines.py). Two thirds of the workloads are held out by the hash
 of their names (_forecast_workloads.py); the bars are judged by these.
 
-One row a measurement in FOLDER/forecast.jsonl; it goes on where it stopped, and --time, --part and
---only measure some of what is missing. Then, and with --report at once, it prints the figures of
-all that is there and writes its pictures, FOLDER/forecast-*.svg.
+One row a measurement in FOLDER/forecast.jsonl; it goes on where it stopped, and --time, --part,
+--split and --only measure some of what is missing; one case of each workload comes first. Then, and
+with --report at once, it prints the figures of all that is there and writes its pictures,
+FOLDER/forecast-*.svg.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ ERRORS = {"total_ms": "total time", "bytes": "bytes"}
 def main() -> None:
     """Measure what is missing, or as much as there is time for, and print."""
     options = _options()
-    chosen = [w for w in WORKLOADS if options.only in w.name][options.part[0] :: options.part[1]]
+    chosen = [w for w in WORKLOADS if options.only in w.name and options.split in ("", _split(w))]
+    chosen = chosen[options.part[0] :: options.part[1]]
     results = Results(options.out / "forecast.jsonl")
     if options.list:
         sys.stdout.write("".join(_line(workload, results) for workload in chosen))
@@ -60,8 +62,9 @@ def measure(workloads: Sequence[Workload], results: Results, seconds: float | No
         bench = Bench(home, results, _commit(), until)
         try:
             bench.learn_the_link()
-            for workload in missed:
-                bench.measure(workload)
+            for each in range(max(len(workload.settings) for workload in missed)):
+                for workload in missed:
+                    bench.measure(workload, workload.shuffled[each : each + 1])
         except TimeUp:
             sys.stderr.write("the time is up; the same command goes on from here\n")
 
@@ -86,9 +89,13 @@ def pictures(scores: Sequence[Score]) -> dict[str, str]:
 
 def _line(workload: Workload, results: Results) -> str:
     left = len(missing(workload, results))
-    split = "held out" if workload.held_out else "fit"
     state = f"{left} measurements left" if left else "done"
+    split = _split(workload)
     return f"{workload.name:<40} {split:<9} {len(workload.settings)} cases, {state}\n"
+
+
+def _split(workload: Workload) -> str:
+    return "held-out" if workload.held_out else "fit"
 
 
 def _cases() -> int:
@@ -106,6 +113,9 @@ def _options() -> argparse.Namespace:
     out = parser.add_argument("--out", type=Path, default=Path("bench-results"), metavar="FOLDER")
     out.help = "where forecast.jsonl is kept; what is in it is not measured again"
     parser.add_argument("--part", type=_part, default=(0, 1), metavar="K/N", help="every Nth only")
+    parser.add_argument(
+        "--split", choices=("fit", "held-out"), default="", help="workloads of that kind only"
+    )
     parser.add_argument(
         "--only", default="", metavar="TEXT", help="workloads with TEXT in the name"
     )
