@@ -97,6 +97,45 @@ async def test_what_else_a_trace_tells_does_not_matter() -> None:
     assert look_at(mixed) == look_at(items)
 
 
+def test_a_few_dips_below_a_cap_do_not_make_it_a_slow_link() -> None:
+    """Windows at 80 % of a cap that the others reach: the cap held it, and the link is no slower."""
+    cap, total, t, transferred = 20 * MIB, GIB, 0.0, 0
+    items: list[Item] = [Note(0.0, "parameters", {"max-bandwidth": cap})]
+    for share in (1.0, 0.99, 0.8, 1.0, 1.01, 0.8, 0.98, 1.0, 0.8, 1.0):
+        for _ in range(10):
+            items.append(_sample_at(t, total, transferred))
+            t += 0.1
+            transferred += round(0.1 * share * cap)
+    seen = look_at([*items, _sample_at(t, total, transferred)])
+    assert seen.free == () and len(seen.capped) >= 9
+    assert min(seen.capped) < 0.85 * cap, "the dips are in what was seen"
+    link = seen.link
+    assert link is not None
+    assert link.speed.p10 >= 0.99 * cap and link.speed.p50 >= 1.5 * cap
+    assert seen.reached == pytest.approx(cap, rel=0.05)
+
+
+def test_a_cap_that_is_hardly_ever_reached_is_not_what_holds_the_speed() -> None:
+    cap, t, transferred = 20 * MIB, 0.0, 0
+    items: list[Item] = [Note(0.0, "parameters", {"max-bandwidth": cap})]
+    for share in (0.8, 0.79, 0.9, 0.8, 0.81, 0.8, 0.78, 0.8):
+        for _ in range(10):
+            items.append(_sample_at(t, GIB, transferred))
+            t += 0.1
+            transferred += round(0.1 * share * cap)
+    seen = look_at([*items, _sample_at(t, GIB, transferred)])
+    assert seen.capped == () and seen.link is not None
+    assert holds(seen.link.speed, 0.8 * cap) and seen.link.speed.p50 < 0.85 * cap
+
+
+def _sample_at(t: float, total: int, transferred: int) -> Sample:
+    """Of pass 1, ten times a second, without a page of zeros."""
+    pages = transferred // 4096
+    return Sample(
+        t, "active", total=total, transferred=transferred, normal_pages=pages, sync_count=1
+    )
+
+
 async def test_a_cap_that_changes_on_the_way_is_followed() -> None:
     items = await moved(bandwidth=80 * MIB, limit=1500)
     action = {"kind": "bandwidth", "bytes_per_second": 500 * MIB}

@@ -79,6 +79,11 @@ class Seen:
         return Link(speed, burst or burst_of(speed))
 
     @property
+    def reached(self) -> float:
+        """The speed that the passes came to, in most of their windows; 0 where none was seen."""
+        return max((float(np.median(one)) for one in (self.free, self.capped) if one), default=0.0)
+
+    @property
     def host(self) -> Host:
         """What both ends take for themselves, as far as it was seen; usual values else."""
         usual = Host()
