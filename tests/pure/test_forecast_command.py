@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,13 @@ import pytest
 
 from vmferry.cli import main
 from vmferry.journal import Journal
+from vmferry.journal.curves import KeptCurve, curves_file, keep_curve, newest_curve
+from vmferry.move.measured import case_of_vm
+from vmferry.precopy.case import Setting
 from vmferry.precopy.profile import CurvePoint, DirtyProfile
 from vmferry.precopy.trace import read_trace, to_line
 from vmferry.units import GIB, MIB
+from vmferry.vm.address import Local
 
 Captured = pytest.CaptureFixture[str]
 DATA = Path(__file__).parents[1] / "data"
@@ -164,9 +171,13 @@ def test_a_plan_shows_each_setting_and_the_one_to_take(tmp_path: Path, capsys: C
     curve = curve_file(tmp_path, 40, compress={"zstd-1": 2.0}, xbzrle_ratio=3.0)
     assert run("plan", "--curve", curve, "--bandwidth", "32MiB/s") == 0
     shown = capsys.readouterr().out
-    for word in ("SETTING", "32.0 MiB/s, 300 ms", "throttle 50 %", "zstd-1", "xbzrle", "post-copy"):
+    assert "As asked: bandwidth 32.0 MiB/s (not seen), limit 300 ms." in shown
+    for word in ("SETTING", "no cap", "throttle 50 %", "zstd-1", "XBZRLE", "post-copy"):
         assert word in shown
-    assert "Recommended for a downtime of at most 300 ms" in shown
+    (marked,) = (line for line in shown.splitlines() if line.startswith("*"))
+    name = re.split("  +", marked)[1].removesuffix(" (not seen)")
+    assert f"Recommended (*): {name}. It keeps to a downtime of at most 300 ms" in shown
+    assert "nothing was seen of this way yet" in shown
 
 
 def test_a_plan_for_programs(tmp_path: Path, capsys: Captured) -> None:
@@ -178,12 +189,113 @@ def test_a_plan_for_programs(tmp_path: Path, capsys: Captured) -> None:
     assert records[0]["forecast"]["verdict"] == "does-not-converge"
     best = records[-1]
     assert best["event"] == "recommended" and best["forecast"]["verdict"] == "converges"
+    (marked,) = (one for one in records[:-1] if one["recommended"])
+    assert (marked["setting"], marked["forecast"]) == (best["setting"], best["forecast"])
+    assert best["why"].startswith("Recommended")
+    assert not records[0]["bandwidth_seen"]
 
 
 def test_a_plan_that_finds_nothing(tmp_path: Path, capsys: Captured) -> None:
     curve = curve_file(tmp_path, 5000)
     arguments = ("plan", "--curve", curve, "--bandwidth", "32MiB/s")
     assert run(*arguments) == 7
-    assert "None of these settings" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "None of these settings" in shown and "--post-copy allowed would be enough" in shown
     assert run(*arguments, "--post-copy", "allowed") == 0
     assert "post-copy" in capsys.readouterr().out.rpartition("Recommended")[2]
+
+
+def test_a_plan_of_a_vm_ends_with_the_command_to_give(capsys: Captured) -> None:
+    measured = profile(5, source="rehearsal").to_json()
+    record_run("rehearse", [json.dumps({"t": 1.0, "profile": measured})])
+    assert run("plan", "web", "--bandwidth", "64MiB/s") == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "  vmferry migrate web --to local --bandwidth 64MiB/s --downtime 300ms"
+
+
+def keep_measured(rate: float, ago: float) -> None:
+    measured = profile(rate, source="calc-dirty-rate")
+    points = tuple(replace(point, at=time.time() - ago) for point in measured.points)
+    keep_curve(KeptCurve("web", time.time() - ago, 3.1, replace(measured, points=points)))
+
+
+def test_a_curve_that_was_measured_is_found_again(capsys: Captured) -> None:
+    record_run("fixed", trace_lines(CONVERGES)[:10])
+    keep_measured(200, ago=300)
+    keep_measured(5, ago=120)
+    assert run("forecast", "web", "--bandwidth", "64MiB/s", "--json") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["given"]["curve"]["source"] == "calc-dirty-rate"
+    assert "from calc-dirty-rate, measured 2 min 00 s ago in 3.1 s;" in captured.err
+
+
+def test_a_measured_curve_adds_the_windows_that_a_run_lacks(capsys: Captured) -> None:
+    record_run("fixed", trace_lines(CONVERGES))
+    keep_measured(5, ago=120)
+    run("forecast", "web", "--json")
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["given"]["curve"]["source"] == "run"
+    assert "from run 1, 0 ms ago, with more windows from calc-dirty-rate, measured" in re.sub(
+        r"\d+ ms ago", "0 ms ago", captured.err
+    )
+
+
+def test_what_is_measured_now_is_compared_with_what_is_trusted_more() -> None:
+    record_run(
+        "rehearse", [json.dumps({"t": 1.0, "profile": profile(20, source="rehearsal").to_json()})]
+    )
+    with Journal.open() as journal:
+        for rate, told in ((20, "1 times"), (5, "0.25 times"), (80, "4 times")):
+            new = KeptCurve("web", time.time(), 3.1, profile(rate, source="calc-dirty-rate"))
+            source = case_of_vm(journal, "web", Local(), Setting(), new).source
+            assert "from rehearsal 1, " in source
+            assert "calc-dirty-rate, measured just now in 3.1 s, has no window that" in source
+            assert f"finds {told} as much dirty" in source
+
+
+def test_a_kept_curve_that_is_broken_is_passed_over() -> None:
+    keep_measured(5, ago=60)
+    with curves_file().open("a") as file:
+        file.write('{"format": 1, "vm": "web", "at": 1, "seconds": 2, "profile": {}}\n[]\n{"for')
+    kept = newest_curve("web")
+    assert kept is not None and kept.seconds == 3.1
+    assert newest_curve("other") is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--trace", CONVERGES, "--measure"], "--measure goes with a VM"),
+        (["web", "--for", "3s"], "--for goes with --measure"),
+        (["web", "--measure", "--for", "0.5s"], "--for must be between 1s and 60s"),
+        (["web", "--measure", "--for", "2h"], "--for must be between 1s and 60s"),
+        (["web", "--measure", "--for", "many"], "'many' is not a duration"),
+        (["web", "--measure"], "no VM 'web'"),
+        (["qmp:/nowhere/qmp.sock", "--measure"], "there is no socket /nowhere/qmp.sock"),
+        (["--trace", CONVERGES, "--to", "tcp:b:1"], "--to goes with a VM"),
+    ],
+)
+@pytest.mark.parametrize("command", ["forecast", "plan"])
+def test_wrong_use_of_measure(
+    command: str, arguments: list[str], message: str, capsys: Captured
+) -> None:
+    assert run(command, *arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and not captured.out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--max-downtime", "0s"], "--max-downtime must be at least 1ms"),
+        (["--deadline", "0"], "--deadline must be more than nothing"),
+        (["--max-throttle", "100"], "should be less than or equal to 99"),
+        (["--post-copy", "now"], "'now' is not one of"),
+    ],
+)
+def test_wrong_limits_of_a_plan(
+    tmp_path: Path, options: list[str], message: str, capsys: Captured
+) -> None:
+    assert run("plan", "--curve", curve_file(tmp_path, 5), *options) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and not captured.out

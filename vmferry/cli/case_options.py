@@ -11,10 +11,14 @@ import typer
 from vmferry.cli.options import duration, rate
 
 if TYPE_CHECKING:
+    from vmferry.cli.output import Output
+    from vmferry.journal.curves import KeptCurve
     from vmferry.move.measured import Measured
     from vmferry.precopy.case import Case, Setting
 
 DEFAULT_LIMIT_SECONDS = 0.3
+MEASURE_SECONDS = 8.0
+LEAST_SECONDS, MOST_SECONDS = 1.0, 60.0
 
 OptionalVm = Annotated[
     str | None,
@@ -40,7 +44,21 @@ Downtime = Annotated[
 ]
 To = Annotated[
     str,
-    typer.Option(metavar="DEST", help="local, tcp:HOST:PORT or unix:PATH: whose speed it has."),
+    typer.Option(metavar="DEST", help="Where the VM shall go: local, tcp:HOST:PORT or unix:PATH."),
+]
+Measure = Annotated[
+    bool,
+    typer.Option(
+        "--measure",
+        help="Measure the VM's dirty curve now, by QEMU's calc-dirty-rate: quick, and less certain"
+        " than `vmferry rehearse`.",
+    ),
+]
+MeasureFor = Annotated[
+    float | None,
+    typer.Option(
+        "--for", parser=duration, metavar="TIME", help="With --measure: at most this long; 8s."
+    ),
 ]
 
 
@@ -55,10 +73,13 @@ class Asked:
     bandwidth: int | None
     downtime: float | None
     to: str = "local"
+    measure: bool = False
+    seconds: float | None = None
 
 
-def measured(asked: Asked) -> Measured:
-    """The case that was asked about. Raises UsageError."""
+def measured(asked: Asked, output: Output) -> Measured:
+    """The case that was asked about. Raises UsageError, and RefusedError where it is not to be
+    measured now."""
     from vmferry.cli.migrate import check_limits
     from vmferry.errors import UsageError
     from vmferry.move.measured import Measured
@@ -69,16 +90,33 @@ def measured(asked: Asked) -> Measured:
         raise UsageError("--after-pass goes with --trace")
     if asked.after_pass is not None and asked.after_pass < 1:
         raise UsageError("--after-pass takes the number of a pass, from 1 on")
-    check_limits(asked.bandwidth, asked.downtime or DEFAULT_LIMIT_SECONDS)
+    check_limits(
+        asked.bandwidth, DEFAULT_LIMIT_SECONDS if asked.downtime is None else asked.downtime
+    )
+    _check_measure(asked)
     if asked.vm is not None:
-        return _of_vm(asked.vm, asked)
+        return _of_vm(asked.vm, asked, output)
     if asked.curve is not None:
         return Measured(_of_curve(asked.curve, asked), f"the dirty curve is {asked.curve}")
     assert asked.trace is not None
-    return Measured(_of_trace(asked.trace, asked), f"all figures are from {asked.trace}")
+    return _of_trace(asked.trace, asked)
 
 
-def _of_vm(vm: str, asked: Asked) -> Measured:
+def _check_measure(asked: Asked) -> None:
+    """--measure and --for. Raises UsageError."""
+    from vmferry.errors import UsageError
+
+    if asked.measure and asked.vm is None:
+        raise UsageError("--measure goes with a VM")
+    if asked.to != "local" and asked.vm is None:
+        raise UsageError("--to goes with a VM: a file has its speeds, or none")
+    if asked.seconds is not None and not asked.measure:
+        raise UsageError("--for goes with --measure")
+    if asked.seconds is not None and not LEAST_SECONDS <= asked.seconds <= MOST_SECONDS:
+        raise UsageError(f"--for must be between {LEAST_SECONDS:g}s and {MOST_SECONDS:g}s")
+
+
+def _of_vm(vm: str, asked: Asked, output: Output) -> Measured:
     from vmferry.cli.options import known_key
     from vmferry.journal import Journal
     from vmferry.move.measured import case_of_vm
@@ -86,7 +124,32 @@ def _of_vm(vm: str, asked: Asked) -> Measured:
 
     destination = parse_destination(asked.to)
     with Journal.open() as journal:
-        return case_of_vm(journal, known_key(vm, journal), destination, _setting(asked))
+        key = known_key(vm, journal)
+        new = _measure(vm, asked, output) if asked.measure else None
+        return case_of_vm(journal, key, destination, _setting(asked), new)
+
+
+def _measure(vm: str, asked: Asked, output: Output) -> KeptCurve:
+    """Measure the VM now, and keep it for later forecasts. Raises UsageError, RefusedError."""
+    import asyncio
+    import time
+
+    from vmferry.journal.curves import KeptCurve, curves_file, keep_curve
+    from vmferry.move.measure import measure_vm
+    from vmferry.units import format_duration
+    from vmferry.vm.address import parse_vm
+
+    seconds = MEASURE_SECONDS if asked.seconds is None else asked.seconds
+    output.note(f"measuring '{vm}' for at most {format_duration(seconds)}; it runs on meanwhile")
+    address = parse_vm(vm)
+    began = time.monotonic()
+    profile = asyncio.run(measure_vm(address, seconds))
+    kept = KeptCurve(address.key, time.time(), time.monotonic() - began, profile)
+    try:
+        keep_curve(kept)
+    except OSError as error:
+        output.note(f"the curve could not be kept in {curves_file()}: {error.strerror}")
+    return kept
 
 
 def _of_curve(path: Path, asked: Asked) -> Case:
@@ -98,8 +161,10 @@ def _of_curve(path: Path, asked: Asked) -> Case:
     return Case(profile, _setting(asked), Link(UNKNOWN, burst_of(UNKNOWN)))
 
 
-def _of_trace(path: Path, asked: Asked) -> Case:
+def _of_trace(path: Path, asked: Asked) -> Measured:
+    from vmferry.move.measured import Measured
     from vmferry.precopy.case_of import case_of, cut
+    from vmferry.precopy.speeds import look_at
     from vmferry.precopy.trace import read_trace
 
     trace = read_trace(_text(path, "--trace").splitlines(), str(path))
@@ -111,7 +176,8 @@ def _of_trace(path: Path, asked: Asked) -> Case:
         setting = replace(setting, bandwidth=asked.bandwidth)
     if asked.downtime is not None:
         setting = replace(setting, downtime_limit_ms=round(asked.downtime * 1000))
-    return replace(case, setting=setting)
+    reached = look_at(trace.items).reached
+    return Measured(replace(case, setting=setting), f"all figures are from {path}", reached)
 
 
 def _setting(asked: Asked) -> Setting:

@@ -10,6 +10,8 @@ from vmferry.cli.case_options import (
     Bandwidth,
     CurveOption,
     Downtime,
+    Measure,
+    MeasureFor,
     OptionalVm,
     To,
     TraceOption,
@@ -29,6 +31,8 @@ def forecast(
     bandwidth: Bandwidth = None,
     downtime: Downtime = None,
     to: To = "local",
+    measure: Measure = False,
+    seconds: MeasureFor = None,
     json: Json = False,
 ) -> int:
     """Foretell a move from what was measured: exit status 0 converges, 7 it does not, 8 unsure."""
@@ -36,13 +40,15 @@ def forecast(
     from vmferry.precopy.forecast_words import describe
     from vmferry.precopy.remedies import describe_remedies, remedies_of
 
-    asked = measured(Asked(vm, curve, trace, after_pass, bandwidth, downtime, to))
+    output = Output(as_json=json)
+    asked = measured(
+        Asked(vm, curve, trace, after_pass, bandwidth, downtime, to, measure, seconds), output
+    )
     found = forecast_many([asked.case])[0]
     lines = describe(found)
     if found.verdict != "converges":
         found = replace(found, remedies=remedies_of(asked.case))
         lines += describe_remedies(asked.case, found.remedies)
-    output = Output(as_json=json)
     output.record(found.to_json())
     for line in lines:
         output.say(line)

@@ -13,6 +13,8 @@ from vmferry.cli.case_options import (
     Bandwidth,
     CurveOption,
     Downtime,
+    Measure,
+    MeasureFor,
     OptionalVm,
     To,
     TraceOption,
@@ -20,16 +22,12 @@ from vmferry.cli.case_options import (
 )
 from vmferry.cli.options import Json, duration
 from vmferry.cli.output import Output, table
-from vmferry.units import format_duration, format_rate, format_size
+from vmferry.units import KIB
 
 if TYPE_CHECKING:
     from vmferry.precopy.case import Setting
-    from vmferry.precopy.forecast import Forecast
-    from vmferry.precopy.plan import Row, Wishes
-    from vmferry.precopy.quantiles import Quantiles
+    from vmferry.precopy.plan import Plan, Row
 
-HEADINGS = ("SETTING", "VERDICT", "ODDS", "TOTAL", "DOWNTIME", "SENT", "PASSES")
-UNKNOWN = "-"
 NOTHING_DOES = 7
 
 
@@ -47,46 +45,93 @@ def plan(
     downtime: Downtime = None,
     max_downtime: Annotated[
         float | None,
-        typer.Option(parser=duration, metavar="TIME", help="The VM may stand still this long."),
+        typer.Option(
+            parser=duration, metavar="TIME", help="The VM may stand still this long; as --downtime."
+        ),
     ] = None,
     deadline: Annotated[
         float | None,
         typer.Option(parser=duration, metavar="TIME", help="The move may take this long."),
     ] = None,
     max_throttle: Annotated[
-        int, typer.Option(metavar="P", min=0, max=99, help="The VM may be slowed by this per cent.")
+        int,
+        typer.Option(
+            metavar="P", min=0, max=99, help="The VM may be slowed by this many per cent."
+        ),
     ] = 0,
     post_copy: Annotated[
         PostCopy, typer.Option(help="Whether the VM may run on with memory that is not there yet.")
     ] = PostCopy.NEVER,
     to: To = "local",
+    measure: Measure = False,
+    seconds: MeasureFor = None,
     json: Json = False,
 ) -> int:
     """Show how a move would go under other settings, and which of them to take."""
-    from vmferry.precopy import plan as planning
+    from vmferry.precopy.plan import Wishes, make_plan
+    from vmferry.precopy.plan_words import (
+        HEADINGS,
+        asked_words,
+        cells,
+        reached_words,
+        recommended_words,
+    )
 
-    asked = measured(Asked(vm, curve, trace, after_pass, bandwidth, downtime, to))
+    output = Output(as_json=json)
+    _check(max_downtime, deadline)
+    asked = measured(
+        Asked(vm, curve, trace, after_pass, bandwidth, downtime, to, measure, seconds), output
+    )
     limit_ms = asked.case.setting.downtime_limit_ms
-    wishes = planning.Wishes(
+    wishes = Wishes(
         max_downtime_ms=limit_ms if max_downtime is None else max_downtime * 1000,
         deadline=deadline,
         max_throttle=max_throttle,
         post_copy=post_copy is PostCopy.ALLOWED,
     )
-    rows = planning.table(asked.case)
-    best = planning.recommend(asked.case, wishes)
-    output = Output(as_json=json)
-    for row in rows:
-        output.record({"event": "setting", **_record(row)})
-    output.record({"event": "recommended", **(_record(best) if best else {"setting": None})})
+    found = make_plan(asked.case, wishes)
+    why = recommended_words(found, wishes)
+    _record(found, why, asked.reached, output)
     if not json:
-        output.say(table([HEADINGS, *(_cells(row) for row in rows)]))
-    output.say(_recommended(best, wishes))
+        rows = [cells(row, found, asked.reached) for row in found.rows]
+        output.say(asked_words(asked.case.setting, asked.reached))
+        output.say(table([HEADINGS, *rows]))
+        output.say("")
+    output.say("\n".join([*reached_words(found, asked.reached), why]))
+    if found.best is not None and vm is not None:
+        output.say(_command(vm, to, found.best.setting))
     output.note(f"({asked.source})")
-    return 0 if best is not None else NOTHING_DOES
+    return 0 if found.best is not None else NOTHING_DOES
 
 
-def _record(row: Row) -> dict[str, Any]:
+def _check(max_downtime: float | None, deadline: float | None) -> None:
+    from vmferry.errors import UsageError
+
+    if max_downtime is not None and max_downtime < 0.001:
+        raise UsageError("--max-downtime must be at least 1ms")
+    if deadline is not None and deadline <= 0:
+        raise UsageError("--deadline must be more than nothing")
+
+
+def _record(plan: Plan, why: str, reached: float, output: Output) -> None:
+    from vmferry.precopy.plan_words import cost_words, is_seen
+
+    asked = plan.asked.setting
+    for row in plan.rows:
+        output.record(
+            {
+                "event": "setting",
+                **_told(row),
+                "recommended": row == plan.best,
+                "bandwidth_seen": is_seen(row.setting.bandwidth, reached),
+                "cost": cost_words(row, asked),
+            }
+        )
+    best = _told(plan.best) if plan.best is not None else {"format": 1, "setting": None}
+    output.record({"event": "recommended", **best, "why": why})
+
+
+def _told(row: Row) -> dict[str, Any]:
     import dataclasses
 
     return {
@@ -96,55 +141,22 @@ def _record(row: Row) -> dict[str, Any]:
     }
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    forecast = row.forecast
-    return (
-        _named(row.setting),
-        forecast.verdict,
-        f"{forecast.p_converge:.0%}",
-        _time(forecast.total_ms),
-        _time(forecast.downtime_ms),
-        UNKNOWN if forecast.bytes is None else format_size(forecast.bytes.p50),
-        UNKNOWN if forecast.passes is None else f"{forecast.passes.p50:.0f}",
-    )
+def _command(vm: str, to: str, setting: Setting) -> str:
+    """How to do it, as far as `vmferry migrate` has options for it."""
+    beyond = {
+        "a throttle": setting.throttle,
+        "compression": setting.compress,
+        "XBZRLE": setting.xbzrle,
+        "post-copy": setting.post_copy,
+    }
+    missing = [name for name, wanted in beyond.items() if wanted]
+    if missing:
+        return f"`vmferry migrate` has no option for {' and '.join(missing)} yet."
+    cap = f" --bandwidth {_rate(setting.bandwidth)}" if setting.bandwidth else ""
+    limit = f" --downtime {setting.downtime_limit_ms}ms"
+    return f"  vmferry migrate {vm} --to {to}{cap}{limit}"
 
 
-def _named(setting: Setting) -> str:
-    """The setting in a few words: bandwidth and limit, and what else is on."""
-    cap = format_rate(setting.bandwidth) if setting.bandwidth else "no cap"
-    extras = [
-        f"throttle {setting.throttle:.0f} %" if setting.throttle else "",
-        setting.compress,
-        "xbzrle" if setting.xbzrle else "",
-        "auto-converge" if setting.auto_converge else "",
-        "post-copy" if setting.post_copy else "",
-    ]
-    limit = format_duration(setting.downtime_limit_ms / 1000)
-    return ", ".join([cap, limit, *(extra for extra in extras if extra)])
-
-
-def _time(value: Quantiles | None) -> str:
-    """The middle and the worse end."""
-    if value is None:
-        return UNKNOWN
-    return f"{format_duration(value.p50 / 1000)} (< {format_duration(value.p90 / 1000)})"
-
-
-def _recommended(row: Row | None, wishes: Wishes) -> str:
-    limits = f"a downtime of at most {format_duration(wishes.max_downtime_ms / 1000)}"
-    if wishes.deadline is not None:
-        limits += f" and at most {format_duration(wishes.deadline)} in all"
-    if row is None:
-        return (
-            f"None of these settings, nor any of them together, is sure to converge with {limits}."
-            " --max-downtime, --max-throttle or --post-copy allowed leave more room."
-        )
-    return f"Recommended for {limits}: {_named(row.setting)}; {_told(row.forecast)}."
-
-
-def _told(forecast: Forecast) -> str:
-    assert forecast.total_ms is not None and forecast.downtime_ms is not None
-    return (
-        f"about {format_duration(forecast.total_ms.p50 / 1000)} in all,"
-        f" {format_duration(forecast.downtime_ms.p50 / 1000)} of them without the VM"
-    )
+def _rate(bandwidth: int) -> str:
+    """As an option takes it."""
+    return f"{bandwidth / KIB:.0f}KiB/s" if bandwidth % (KIB * KIB) else f"{bandwidth >> 20}MiB/s"

@@ -1,14 +1,17 @@
-"""What earlier runs and rehearsals of a VM measured of it, from the journal."""
+"""What was measured of a VM, from the journal and from right now, as a case to forecast."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import exp, log
+from statistics import fmean
 
 from vmferry.errors import UsageError
 from vmferry.journal import Journal, Run
+from vmferry.journal.curves import KeptCurve, newest_curve
 from vmferry.move.speeds import way_to
 from vmferry.precopy.case import Case, Setting
 from vmferry.precopy.case_of import case_of
@@ -23,41 +26,88 @@ _REHEARSAL = "rehearse"
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A case to forecast, and in words where its figures are from."""
+    """A case to forecast, and in words where its figures are from.
+
+    `reached` is the speed that the way was seen to carry, in bytes per second; 0 for none.
+    """
 
     case: Case
     source: str
+    reached: float = 0.0
 
 
-def case_of_vm(journal: Journal, vm: str, to: Destination, setting: Setting) -> Measured:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """One measurement, and what it is called."""
+
+    name: str
+    profile: DirtyProfile
+
+
+def case_of_vm(
+    journal: Journal, vm: str, to: Destination, setting: Setting, new: KeptCurve | None = None
+) -> Measured:
     """What is known of a move of `vm` (the journal's name) to `to` with `setting`.
 
-    Raises UsageError where nothing was measured yet, JournalError.
+    `new` was measured just now. Raises UsageError where nothing was measured yet, JournalError.
     """
-    found = list(_profiles(journal, vm))
+    now = time.time()
+    found = list(_runs(journal, vm, now))
+    kept = new or newest_curve(vm)
+    if kept is not None:
+        found.append(_Found(_measured_words(kept, now, is_new=new is not None), kept.profile))
     if not found:
         raise UsageError(
             f"nothing was measured of '{vm}' yet: no rehearsal and no earlier move got past pass 1",
-            hint=f"`vmferry rehearse {vm}` measures it without moving it",
+            hint=f"`vmferry rehearse {vm}` measures it without moving it; --measure does so from "
+            "outside, in a few seconds and less well",
         )
-    now = time.time()
-    profile = merge([profile for _, profile in found], now)
-    run = next(run for run, one in found if one.source == profile.source)
+    profile = merge([one.profile for one in found], now)
     way = way_to(journal, vm, to)
-    kind = "rehearsal" if run.policy == _REHEARSAL else "run"
-    age = format_duration(max(now - run.started_at, 0.0))
-    return Measured(
-        Case(profile, setting, way.link, way.host),
-        f"the dirty curve is from {kind} {run.id}, {age} ago; the speeds are from {way.source}",
-    )
+    source = f"{_curve_words(found, profile, new)}; the speeds are from {way.source}"
+    return Measured(Case(profile, setting, way.link, way.host), source, way.reached)
 
 
-def _profiles(journal: Journal, vm: str) -> Iterator[tuple[Run, DirtyProfile]]:
+def _curve_words(found: Sequence[_Found], merged: DirtyProfile, new: KeptCurve | None) -> str:
+    """Which measurements the curve is made of: the best one, and those that add to it."""
+    best = next(one for one in found if one.profile.source == merged.source)
+    added = [one for one in found if one is not best and _has_points_of(merged, one.profile, best)]
+    text = f"the dirty curve is from {best.name}"
+    if added:
+        text += f", with more windows from {' and '.join(one.name for one in added)}"
+    if new is not None and all(one.profile is not new.profile for one in (best, *added)):
+        text += f"; {found[-1].name}, has no window that this lacks{_compared(new, best)}"
+    return text
+
+
+def _compared(new: KeptCurve, best: _Found) -> str:
+    """How much more or less the guest dirties now than when `best` was measured."""
+    curve = best.profile.extended
+    pairs = [(point.bytes, curve(point.seconds)) for point in new.profile.points]
+    ratios = [log(now / then) for now, then in pairs if now > 0 and then > 0]
+    return f", and finds {exp(fmean(ratios)):.2g} times as much dirty" if ratios else ""
+
+
+def _has_points_of(merged: DirtyProfile, one: DirtyProfile, best: _Found) -> bool:
+    """Whether points of `one` are in the merged curve; those of two runs differ in their time."""
+    mine = {(point.at, point.bytes) for point in one.points}
+    its = {(point.at, point.bytes) for point in best.profile.points}
+    return any((point.at, point.bytes) in mine - its for point in merged.points)
+
+
+def _measured_words(kept: KeptCurve, now: float, *, is_new: bool) -> str:
+    when = "just now" if is_new else f"{format_duration(max(now - kept.at, 0.0))} ago"
+    return f"calc-dirty-rate, measured {when} in {format_duration(kept.seconds)}"
+
+
+def _runs(journal: Journal, vm: str, now: float) -> Iterator[_Found]:
     """What each of the newest runs tells, the newest first."""
     for run in reversed(journal.runs(vm)[-_NEWEST_RUNS:]):
         profile = _profile_of(journal, run)
         if profile is not None:
-            yield run, profile
+            kind = "rehearsal" if run.policy == _REHEARSAL else "run"
+            age = format_duration(max(now - run.started_at, 0.0))
+            yield _Found(f"{kind} {run.id}, {age} ago", profile)
 
 
 def _profile_of(journal: Journal, run: Run) -> DirtyProfile | None:

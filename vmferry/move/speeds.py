@@ -27,11 +27,15 @@ USUAL = "what is usual"
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """The way to a destination; `source` says in words where its figures are from."""
+    """The way to a destination; `source` says in words where its figures are from.
+
+    `reached` is the speed that something was seen to go there at, in bytes per second; 0 for none.
+    """
 
     link: Link
     host: Host
     source: str
+    reached: float = 0.0
 
 
 def way_to(journal: Journal, vm: str, destination: Destination) -> Way:
@@ -46,7 +50,7 @@ def way_to(journal: Journal, vm: str, destination: Destination) -> Way:
     for chosen, whose in (([run for run in moves if run.vm == vm], "its"), (moves, "other VMs'")):
         seen = _seen(journal, chosen)
         if (link := seen.link) is not None:
-            return Way(link, seen.host, f"{whose} earlier moves to {place}")
+            return Way(link, seen.host, f"{whose} earlier moves to {place}", seen.reached)
     rehearsed = _seen(journal, [run for run in runs if run.policy == _REHEARSAL and run.vm == vm])
     return _without_moves(place, rehearsed)
 
@@ -75,7 +79,13 @@ def _without_moves(place: str, rehearsed: Seen) -> Way:
     if sender is not None:
         sources.append("its rehearsals")
     link = Link(speed, burst_of(speed))
-    return Way(link, rehearsed.host, " and ".join(sources) or USUAL)
+    # A rehearsal stays on this machine: it tells nothing of what a network carries.
+    seen = [rehearsed.reached] if rehearsed.reached else []
+    if probe is not None:
+        seen.append(probe.speed.p50)
+    told = probe is not None or place == "local"
+    reached = min(seen, default=0.0) if told else 0.0
+    return Way(link, rehearsed.host, " and ".join(sources) or USUAL, reached)
 
 
 def _place_of_run(run: Run) -> str | None:
