@@ -12,14 +12,24 @@ from vmferry.units import format_duration
 
 # The status of a run that has no outcome and whose migration has not ended.
 UNDER_WAY = "under way"
+REHEARSED = {
+    "converges": "would converge",
+    "does-not-converge": "would not converge",
+    "uncertain": "may or may not converge",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Milliseconds and bytes; None is "not known"."""
+    """Milliseconds and bytes; None is "not known".
+
+    `verdict` is what a rehearsal answered, empty where it gave no answer or the run is a move.
+    """
 
     vm: str
     run: str
+    rehearsed: bool
+    verdict: str
     status: str
     vm_runs_at: str
     total_ms: float | None
@@ -39,9 +49,12 @@ def facts(recording: Recording, outcome: Mapping[str, Any] | None) -> Facts:
     known: Mapping[str, Any] = outcome or {}
     guest = known.get("guest") or {}
     passes = known.get("passes")
+    found = recording.rehearsal or {}
     return Facts(
         vm=str(known.get("vm") or recording.header.get("vm") or ""),
         run=str(known.get("run") or recording.header.get("run") or ""),
+        rehearsed=recording.header.get("policy") == "rehearse" or bool(found),
+        verdict=str(found.get("verdict") or ""),
         status=str(known.get("status") or _status(recording)),
         vm_runs_at=str(known.get("vm_runs_at") or ""),
         total_ms=_first(known.get("total_ms"), last and (last.total_time_ms or last.t * 1000)),
@@ -52,7 +65,7 @@ def facts(recording: Recording, outcome: Mapping[str, Any] | None) -> Facts:
         resent_bytes=known.get("resent_bytes"),
         downtime_bytes=last.downtime_bytes if last and last.downtime_bytes else None,
         passes=tuple(passes or map(dataclasses.asdict, recording.tracker.passes)),
-        why=str(known.get("why") or ""),
+        why=str(found.get("why") or known.get("why") or ""),
     )
 
 
@@ -67,21 +80,24 @@ def headline(facts: Facts) -> str:
         "unknown": "Where it runs is not known.",
     }.get(facts.vm_runs_at, "")
     after = f" after {took}" if took else ""
+    what = f"The {'rehearsal' if facts.rehearsed else 'move'} of {vm}"
+    if facts.status == "cancelled" and facts.verdict in REHEARSED:
+        return f"Rehearsal: a move of {vm} {REHEARSED[facts.verdict]}."
     match facts.status:
         case "completed":
             return f"{vm[0].upper()}{vm[1:]} moved" + (f" in {took}." if took else ".")
         case "abandoned":
-            return f"The move of {vm} was abandoned{after}. {where}".strip()
+            return f"{what} was abandoned{after}. {where}".strip()
         case "cancelled":
-            return f"The move of {vm} was cancelled{after}. {where}".strip()
+            return f"{what} was cancelled{after}. {where}".strip()
         case "refused":
-            return f"The move of {vm} was refused. {where}".strip()
+            return f"{what} was refused. {where}".strip()
         case "failed":
-            return f"The move of {vm} failed{after}. {where}".strip()
+            return f"{what} failed{after}. {where}".strip()
         case "needs-recovery":
-            return f"The move of {vm} is not settled: run `vmferry recover`. {where}".strip()
+            return f"{what} is not settled: run `vmferry recover`. {where}".strip()
         case _:
-            return f"The move of {vm} is under way or was cut short: no outcome is recorded."
+            return f"{what} is under way or was cut short: no outcome is recorded."
 
 
 def _status(recording: Recording) -> str:

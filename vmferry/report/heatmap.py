@@ -5,7 +5,7 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from vmferry.precopy.xray import XRayResult
-from vmferry.report.pictures import BLUE, GREY, INK
+from vmferry.report.figures import BLUE, GREY, INK
 from vmferry.units import format_size
 
 HEIGHT = 420
@@ -33,12 +33,7 @@ def heatmap(result: XRayResult) -> go.Figure | None:
         colorscale=_COLOURS,
         zmin=0,
         zmax=1,
-        colorbar={
-            "title": {"text": "sent"},
-            "tickformat": ".0%",
-            "thickness": 12,
-            "outlinewidth": 0,
-        },
+        showscale=False,
     )
     figure.update_layout(
         template="none",
@@ -58,7 +53,7 @@ def heatmap(result: XRayResult) -> go.Figure | None:
     )
     figure.update_xaxes(
         type="category",
-        title_text=result.by,
+        title={"text": result.by, "font": {"size": 13}},
         nticks=20,
         showline=True,
         linecolor=GREY,

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
-from importlib import resources
 from typing import Any
 
-from plotly.io import to_html
-from plotly.offline import get_plotlyjs
-
-from vmferry import __version__
-from vmferry.report import pictures
-from vmferry.report.facts import UNDER_WAY, Facts, facts, headline
+from vmferry.errors import UsageError
+from vmferry.precopy.xray import XRayResult
+from vmferry.report import curve, forecast_page, pictures
+from vmferry.report.facts import Facts, facts, headline
+from vmferry.report.html import document, pairs, picture, prose, scrolled, section, tiles
 from vmferry.report.recording import Recording
 from vmferry.report.timeline import timeline
+from vmferry.report.told import percent
+from vmferry.report.xray_page import xray_sections
 from vmferry.units import format_duration, format_rate, format_size
-
-# Nothing may be fetched or sent, whatever a trace holds.
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
-PLOTLY = {"displaylogo": False, "responsive": True, "displayModeBar": False}
 
 
 def render(lines: Iterable[Mapping[str, Any]], outcome: Mapping[str, Any] | None) -> str:
@@ -28,8 +24,12 @@ def render(lines: Iterable[Mapping[str, Any]], outcome: Mapping[str, Any] | None
     known = facts(recording, outcome)
     body = "\n".join(
         [
-            *_head(known),
-            *_convergence(known, recording),
+            *_head(known, recording),
+            *_why(known, recording, outcome or {}),
+            *_forecasts(known, recording),
+            *_dirty(recording),
+            *_curve(recording),
+            *_xray(recording),
             *_pictures(recording),
             *_passes(known.passes),
             *_cost(outcome or {}),
@@ -40,44 +40,77 @@ def render(lines: Iterable[Mapping[str, Any]], outcome: Mapping[str, Any] | None
     return document(_title(known), body)
 
 
-def document(title: str, body: str) -> str:
-    """A page around `body`, which must be escaped already."""
-    style = resources.files("vmferry.report").joinpath("page.css").read_text("utf-8")
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{style}</style>\n"
-        f"<script>{get_plotlyjs()}</script></head>\n<body><main>\n{body}\n"
-        f"<footer>Written by vmferry {escape(__version__)}.</footer>\n</main></body></html>\n"
-    )
-
-
 def _title(known: Facts) -> str:
-    return " ".join(part for part in ("Migration", known.run, known.vm) if part)
+    kind = "Rehearsal" if known.rehearsed else "Migration"
+    return " ".join(part for part in (kind, known.run, known.vm) if part)
 
 
-def _head(known: Facts) -> Iterator[str]:
+def _head(known: Facts, recording: Recording) -> Iterator[str]:
     yield f'<p class="kicker">{escape(_title(known))}</p>'
     yield f"<h1>{escape(headline(known))}</h1>"
     if known.why:
-        yield f'<p class="why">{escape(known.why[0].upper() + known.why[1:])}</p>'
-    yield '<dl class="tiles">'
-    for name, value, note in _tiles(known):
-        yield (
-            f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd>"
-            f'<dd class="note">{escape(note)}</dd></div>'
+        # What follows in the outcome is the explanation, which has a section of its own.
+        first = known.why.splitlines()[0]
+        yield f'<p class="why">{escape(first[0].upper() + first[1:])}</p>'
+    yield tiles([*_tiles(known), *_memory_tiles(recording)])
+
+
+def _why(known: Facts, recording: Recording, outcome: Mapping[str, Any]) -> Iterator[str]:
+    """What `vmferry explain` tells of the run."""
+    cost = outcome.get("cost") or {}
+    explanation = recording.explanation(cost.get("migration_cpu_seconds"))
+    if explanation is not None and explanation.verdict != "unknown":
+        # With an outcome the headline and the figures have told the opening.
+        lines = explanation.reasons if outcome else explanation.text
+    else:
+        lines = tuple(known.why.splitlines()[1:])
+        if not lines and explanation is not None:
+            lines = explanation.reasons
+    if lines:
+        yield section("Why", "", *prose(lines))
+
+
+def _forecasts(known: Facts, recording: Recording) -> Iterator[str]:
+    if recording.rehearsal is not None:
+        yield from forecast_page.of_rehearsal(recording.rehearsal)
+    else:
+        yield from forecast_page.of_move(recording, known)
+
+
+def _dirty(recording: Recording) -> Iterator[str]:
+    figure = pictures.dirty(recording)
+    if figure is not None:
+        yield section(
+            "Dirty memory left",
+            "Upright lines are where passes begin; each finds what was rewritten meanwhile. The VM "
+            "can switch over when a pass begins below the threshold: what can be sent within "
+            "QEMU’s downtime limit.",
+            picture(figure, "dirty"),
         )
-    yield "</dl>"
 
 
-def _convergence(known: Facts, recording: Recording) -> Iterator[str]:
-    """Whether a run without an outcome converges; an outcome says why it did not."""
-    explanation = recording.explanation() if known.status == UNDER_WAY else None
-    if explanation is not None:
-        sentences = "\n".join(explanation.reasons)
-        yield "<section><h2>Whether it converges</h2>"
-        yield f'<p class="why">{escape(sentences)}</p></section>'
+def _curve(recording: Recording) -> Iterator[str]:
+    known = curve.curves(recording)
+    if known is not None:
+        yield section(
+            "Dirty curve",
+            "How much memory the guest rewrites in a window of each length, with the band of eight "
+            "in ten cases. While that is less than can be sent meanwhile, passes get shorter, down "
+            "to QEMU’s shortest (dotted); where the two meet before, they settle. Below the "
+            "threshold the VM can switch over.",
+            picture(curve.draw(known), "curve"),
+        )
+
+
+def _xray(recording: Recording) -> Iterator[str]:
+    if recording.xray is None:
+        return
+    try:
+        result = XRayResult.from_json(recording.xray)
+    except UsageError as error:
+        yield section("X-ray of the pages", error.message)
+        return
+    yield from xray_sections(result)
 
 
 def _tiles(known: Facts) -> Iterator[tuple[str, str, str]]:
@@ -97,6 +130,16 @@ def _tiles(known: Facts) -> Iterator[tuple[str, str, str]]:
         yield "Sent", format_size(known.bytes), _sent_note(known)
 
 
+def _memory_tiles(recording: Recording) -> Iterator[tuple[str, str, str]]:
+    """What a rehearsal found of the guest besides."""
+    found = recording.profile
+    if found is not None:
+        zero = format_size(found["zero_pages"] * found["page_size"])
+        yield "Memory", format_size(found["ram_bytes"]), f"{zero} of it zero pages"
+        if found.get("slowdown"):
+            yield "Guest slowed by", percent(found["slowdown"]), "while it was rehearsed"
+
+
 def _kept(known: Facts, measured: float, lead: str = "") -> str:
     if known.promised_ms is None or known.status != "completed":
         return ""
@@ -114,13 +157,6 @@ def _sent_note(known: Facts) -> str:
 
 def _pictures(recording: Recording) -> Iterator[str]:
     drawn = (
-        (
-            "Dirty memory left",
-            "Upright lines are where passes begin; each finds what was rewritten meanwhile. The VM "
-            "can switch over when a pass begins below the threshold: what can be sent within "
-            "QEMU’s downtime limit.",
-            pictures.dirty(recording),
-        ),
         (
             "Speed",
             "What was sent per second, by QEMU’s last 100 ms, and what the guest rewrote per "
@@ -151,16 +187,8 @@ def _pictures(recording: Recording) -> Iterator[str]:
         ),
     )
     for number, (title, caption, figure) in enumerate(drawn):
-        if figure is None:
-            continue
-        picture = to_html(
-            figure,
-            full_html=False,
-            include_plotlyjs=False,
-            config=PLOTLY,
-            div_id=f"picture-{number}",
-        )
-        yield f"<section><h2>{title}</h2><p>{caption}</p>{picture}</section>"
+        if figure is not None:
+            yield section(title, caption, picture(figure, f"picture-{number}"))
 
 
 PASS_COLUMNS = (
@@ -178,8 +206,7 @@ def _passes(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if not rows:
         return
     heads = "".join(f"<th>{name}</th>" for _, name, _ in PASS_COLUMNS)
-    yield '<section><h2>Passes</h2><div class="scroll"><table>'
-    yield f"<thead><tr><th>Pass</th>{heads}</tr></thead><tbody>"
+    lines = []
     any_estimated = False
     for row in rows:
         estimated = row.get("estimated") or ()
@@ -192,17 +219,23 @@ def _passes(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             cells.append(
                 f'<td class="est">≈ {shown}</td>' if key in estimated else f"<td>{shown}</td>"
             )
-        yield f"<tr>{''.join(cells)}</tr>"
-    yield "</tbody></table></div>"
-    if any_estimated:
-        yield "<p>≈ estimated: inferred from the samples around it, not counted by QEMU.</p>"
-    yield "</section>"
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    yield section(
+        "Passes",
+        "≈ estimated: inferred from the samples around it, not counted by QEMU."
+        if any_estimated
+        else "",
+        scrolled(
+            f"<table><thead><tr><th>Pass</th>{heads}</tr></thead>"
+            f"<tbody>{''.join(lines)}</tbody></table>"
+        ),
+    )
 
 
 def _cost(outcome: Mapping[str, Any]) -> Iterator[str]:
     rows = [*_cost_rows(outcome.get("cost") or {}), *_guest_rows(outcome.get("guest") or {})]
     if rows:
-        yield f"<section><h2>What it cost, and the proof</h2>{_pairs(rows)}</section>"
+        yield section("What it cost, and the proof", "", pairs(rows))
 
 
 def _cost_rows(cost: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -212,8 +245,8 @@ def _cost_rows(cost: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"Guest’s work {when} the move", f"{value:,.0f} page writes per second"
     if cost.get("work_loss_percent") is not None:
         yield "Work lost to the move", f"{cost['work_loss_percent']:.1f} %"
-    for thread, percent in (cost.get("vcpu_run_delay_percent") or {}).items():
-        yield f"Run delay of {thread}", f"{percent:.1f} % of the time"
+    for thread, share in (cost.get("vcpu_run_delay_percent") or {}).items():
+        yield f"Run delay of {thread}", f"{share:.1f} % of the time"
     if cost.get("migration_cpu_seconds") is not None:
         yield "CPU of the migration threads", f"{cost['migration_cpu_seconds']:.2f} s"
     if cost.get("vmferry_cpu_seconds") is not None:
@@ -239,14 +272,16 @@ def _timeline(recording: Recording) -> Iterator[str]:
     moments = timeline(recording)
     if not moments:
         return
-    yield '<section><h2>Step by step</h2><div class="scroll"><table class="text">'
-    yield "<thead><tr><th>Time</th><th>After</th><th>What</th></tr></thead><tbody>"
+    lines = ["<thead><tr><th>Time</th><th>After</th><th>What</th></tr></thead><tbody>"]
     before = moments[0].t
     for moment in moments:
         since = _ms((moment.t - before) * 1000)
-        yield f"<tr><td>{moment.t:.3f} s</td><td>+ {since}</td><td>{escape(moment.text)}</td></tr>"
+        cells = (f"{moment.t:.3f} s", f"+ {since}", moment.text)
+        lines.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
         before = moment.t
-    yield "</tbody></table></div></section>"
+    yield section(
+        "Step by step", "", scrolled(f'<table class="text">{"".join(lines)}</tbody></table>')
+    )
 
 
 def _environment(recording: Recording, outcome: Mapping[str, Any]) -> Iterator[str]:
@@ -261,11 +296,11 @@ def _environment(recording: Recording, outcome: Mapping[str, Any]) -> Iterator[s
     if last is not None and last.total:
         rows.append(("Guest RAM", format_size(last.total)))
     if rows:
-        yield f"<section><h2>Limits and versions</h2>{_pairs(rows)}</section>"
+        yield section("Limits and versions", "", pairs(rows))
     for number, (t, parameters) in enumerate(recording.parameters):
         title = "QEMU’s parameters" if number == 0 else f"Parameters changed at {t:.1f} s"
         rows = [(key, _parameter(key, value)) for key, value in sorted(parameters.items())]
-        yield f"<details><summary>{title}</summary>{_pairs(rows)}</details>"
+        yield f"<details><summary>{title}</summary>{pairs(rows)}</details>"
 
 
 def _limit(key: str, value: Any) -> tuple[str, str]:
@@ -286,11 +321,6 @@ def _parameter(key: str, value: Any) -> str:
     if key in ("max-bandwidth", "max-postcopy-bandwidth", "avail-switchover-bandwidth"):
         return format_rate(value) if value else "unlimited"
     return f"{value} ms" if key == "downtime-limit" else _plain(value)
-
-
-def _pairs(rows: Iterable[tuple[str, str]]) -> str:
-    cells = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in rows)
-    return f'<div class="scroll"><table class="pairs">{cells}</table></div>'
 
 
 def _plain(value: Any) -> str:

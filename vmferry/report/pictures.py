@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
-from typing import Any
 
 import plotly.graph_objects as go
 
 from vmferry.report import series
+from vmferry.report.figures import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    VERMILION,
+    add_line,
+    over_time,
+    size_axis,
+)
 from vmferry.report.recording import Recording
 from vmferry.report.thin import Point
-from vmferry.units import KIB, MIB, format_duration, format_rate, format_size
+from vmferry.units import MIB, format_duration, format_rate, format_size
 
-# Okabe and Ito's colours, which colour-blind people tell apart.
-BLUE, VERMILION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
-INK, GREY, GRID = "#24292f", "#6e7781", "#e4e7eb"
-HEIGHT = 320
 MOST_MARKS = 200
 
 
@@ -29,20 +33,13 @@ def dirty(recording: Recording) -> go.Figure | None:
     limit = series.threshold(recording)
     values = [value for _, value in left + limit]
     low, high = min(values) / 1.5, max(values) * 1.5
-    figure = _figure(recording)
+    figure = over_time(recording.span)
     _mark_passes(figure, recording)
-    _line(figure, "dirty memory left", left, BLUE, format_size, width=1.8)
+    add_line(figure, "dirty memory left", left, BLUE, format_size, width=1.8)
     if limit:
         name = "threshold: speed × downtime limit"
-        _line(figure, name, limit, VERMILION, format_size, dash="dash")
-    ticks = _size_ticks(low, high)
-    figure.update_yaxes(
-        type="log",
-        range=[math.log10(low), math.log10(high)],
-        tickvals=ticks,
-        ticktext=[re.sub(r"\.0+ ", " ", format_size(tick)) for tick in ticks],
-        title_text="dirty memory left (log scale)",
-    )
+        add_line(figure, name, limit, VERMILION, format_size, dash="dash")
+    figure.update_yaxes(**size_axis(low, high), title_text="dirty memory left (log scale)")
     return figure
 
 
@@ -51,14 +48,14 @@ def speed(recording: Recording) -> go.Figure | None:
     points = series.speed(recording)
     if not any(value for _, value in points):
         return None
-    figure = _figure(recording)
-    _line(figure, "speed", _mib(points), BLUE, _rate, width=1.8)
-    _line(figure, "dirty rate", _mib(series.dirty_rate(recording)), ORANGE, _rate, shape="hv")
+    figure = over_time(recording.span)
+    add_line(figure, "speed", _mib(points), BLUE, _rate, width=1.8)
+    add_line(figure, "dirty rate", _mib(series.dirty_rate(recording)), ORANGE, _rate, shape="hv")
     top = max(value for _, value in points + series.dirty_rate(recording))
     cap = series.cap(recording)
     # A cap far above what was reached would only flatten the curves.
     if cap and min(value for _, value in cap) < 3 * top:
-        _line(figure, "bandwidth cap", _mib(cap), VERMILION, _rate, dash="dash", shape="hv")
+        add_line(figure, "bandwidth cap", _mib(cap), VERMILION, _rate, dash="dash", shape="hv")
     figure.update_yaxes(title_text="MiB/s", rangemode="tozero")
     return figure
 
@@ -71,11 +68,11 @@ def beat_gaps(recording: Recording) -> go.Figure | None:
     for side, colour in (("source", BLUE), ("destination", GREEN)):
         points = [(t, gap * 1000) for t, gap in series.beat_gaps(recording, side)]
         if points:
-            _line(figure, f"seen at the {side}", points, colour, _milliseconds)
+            add_line(figure, f"seen at the {side}", points, colour, _milliseconds)
     promised = recording.promised_downtime_ms
     if promised is not None:
         ends = [(t, promised) for t in recording.span]
-        _line(figure, "promised downtime", ends, VERMILION, _milliseconds, dash="dash")
+        add_line(figure, "promised downtime", ends, VERMILION, _milliseconds, dash="dash")
     figure.update_yaxes(title_text="ms", rangemode="tozero")
     return figure
 
@@ -86,7 +83,9 @@ def work(recording: Recording) -> go.Figure | None:
     if not points:
         return None
     figure = _timed(recording)
-    _line(figure, "page writes per second", points, GREEN, lambda rate: f"{rate:,.0f} per second")
+    add_line(
+        figure, "page writes per second", points, GREEN, lambda rate: f"{rate:,.0f} per second"
+    )
     figure.update_yaxes(title_text="page writes per second", rangemode="tozero")
     return figure
 
@@ -96,8 +95,8 @@ def throttle(recording: Recording) -> go.Figure | None:
     points = series.throttle(recording)
     if not points:
         return None
-    figure = _figure(recording)
-    _line(figure, "throttle", points, VERMILION, lambda value: f"{value:.0f} %", shape="hv")
+    figure = over_time(recording.span)
+    add_line(figure, "throttle", points, VERMILION, lambda value: f"{value:.0f} %", shape="hv")
     figure.update_yaxes(title_text="% of the guest's CPU time", range=[0, 100])
     return figure
 
@@ -110,7 +109,7 @@ def handover(recording: Recording) -> go.Figure | None:
         return None
     first, last = edges[0], edges[-1]
     margin = max(0.05, (last - first) / 2)
-    figure = _figure(recording)
+    figure = over_time(recording.span)
     for side, colour in (("source", BLUE), ("destination", GREEN)):
         mine = [i for i in intervals if i.side == side]
         figure.add_bar(
@@ -135,64 +134,13 @@ def handover(recording: Recording) -> go.Figure | None:
     return figure
 
 
-def _figure(recording: Recording) -> go.Figure:
-    first, last = recording.span
-    pad = (last - first) * 0.01 or 1.0
-    figure = go.Figure()
-    figure.update_layout(
-        template="none",
-        height=HEIGHT,
-        margin={"l": 74, "r": 12, "t": 34, "b": 46},
-        font={"family": "system-ui, sans-serif", "size": 13, "color": INK},
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        hovermode="x unified",
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="#ffffff",
-    )
-    axis = {"gridcolor": GRID, "linecolor": GREY, "zeroline": False}
-    figure.update_xaxes(
-        **axis,
-        range=[first - pad, last + pad],
-        title_text="seconds since the migration began",
-        showline=True,
-        ticks="outside",
-        tickcolor=GREY,
-    )
-    figure.update_yaxes(**axis)
-    figure.update_xaxes(title_font_size=13)
-    figure.update_yaxes(title_font_size=13)
-    return figure
-
-
 def _timed(recording: Recording) -> go.Figure:
     """A figure over the time of the whole run, with the begin and the switchover marked."""
-    figure = _figure(recording)
+    figure = over_time(recording.span)
     stops = [e.t for e in recording.events if e.name == "STOP" and e.side == "source"]
     for t in [0.0, *stops[-1:]]:
         figure.add_vline(x=t, line={"color": GREY, "width": 1, "dash": "dot"})
     return figure
-
-
-def _line(
-    figure: go.Figure,
-    name: str,
-    points: Sequence[Point],
-    colour: str,
-    text: Any,
-    *,
-    width: float = 1.5,
-    dash: str = "solid",
-    shape: str = "linear",
-) -> None:
-    figure.add_scatter(
-        name=name,
-        x=[round(t, 4) for t, _ in points],
-        y=[float(f"{value:.6g}") for _, value in points],
-        customdata=[text(value) for _, value in points],
-        hovertemplate="%{customdata}",
-        mode="lines",
-        line={"color": colour, "width": width, "dash": dash, "shape": shape},
-    )
 
 
 def _mark_passes(figure: go.Figure, recording: Recording) -> None:
@@ -213,13 +161,6 @@ def _mark_passes(figure: go.Figure, recording: Recording) -> None:
             layer="below",
             line={"color": "#c9d1d9", "width": 1},
         )
-
-
-def _size_ticks(low: float, high: float) -> list[int]:
-    """Powers of four in bytes, few enough to be read."""
-    powers = [KIB * 4**n for n in range(25)]
-    inside = [power for power in powers if low <= power <= high]
-    return inside[:: max(1, -(-len(inside) // 8))] or [int(high)]
 
 
 def _mib(points: Sequence[Point]) -> list[Point]:

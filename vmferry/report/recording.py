@@ -5,6 +5,7 @@ Every kind but `query-migrate` may be missing: any polling loop can write a trac
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 from vmferry.precopy.explain import Explanation, explain
 from vmferry.precopy.passes import PassTracker
 from vmferry.precopy.sample import Event, Sample
-from vmferry.precopy.trace import Item, Note, Trace
+from vmferry.precopy.trace import Item, Trace, TraceError, item_of
+from vmferry.report.told import Told
 from vmferry.units import format_rate
 
 ENDED = frozenset({"completed", "failed", "cancelled"})
@@ -38,7 +40,10 @@ class Step:
 
 @dataclass(slots=True)
 class Recording:
-    """The lines of one run. Times in seconds since migrate was issued."""
+    """The lines of one run. Times in seconds since migrate was issued.
+
+    `rehearsal`, `profile` and `xray` are what a rehearsal found, None in other runs.
+    """
 
     header: Mapping[str, Any] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
@@ -46,7 +51,12 @@ class Recording:
     beats: list[Beat] = field(default_factory=list)
     parameters: list[tuple[float, Mapping[str, Any]]] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
+    forecasts: list[Told] = field(default_factory=list)
+    rehearsal: Mapping[str, Any] | None = None
+    profile: Mapping[str, Any] | None = None
+    xray: Mapping[str, Any] | None = None
     tracker: PassTracker = field(default_factory=PassTracker)
+    items: list[Item] = field(default_factory=list)
 
     @classmethod
     def read(cls, lines: Iterable[Mapping[str, Any]]) -> Recording:
@@ -60,6 +70,8 @@ class Recording:
         if "vmferry" in line:
             self.header = line["vmferry"]
             return
+        with contextlib.suppress(TraceError):
+            self.items.append(item_of(line))
         t = float(line.get("t", 0.0))
         if "query-migrate" in line:
             # A loop that polls on after the end says nothing new, hours later perhaps.
@@ -81,6 +93,14 @@ class Recording:
             self.steps.append(Step(t, _action_text(line["action"], line.get("result"))))
         elif "stage" in line:
             self.steps.append(Step(t, f"vmferry: {line['stage']}"))
+        elif "forecast" in line:
+            self.forecasts.append(Told.read(t, line["forecast"]))
+        elif "rehearsal" in line:
+            self.rehearsal = line["rehearsal"]
+        elif "profile" in line:
+            self.profile = line["profile"]
+        elif "xray" in line:
+            self.xray = line["xray"]
 
     def _take_beat(self, t: float, guest: Mapping[str, Any]) -> None:
         gap, work = guest.get("max_gap_ms"), guest.get("work")
@@ -108,14 +128,14 @@ class Recording:
         records = [*self.tracker.passes, *([current] if current else [])]
         return [record.start_ms / 1000 for record in records]
 
-    def explanation(self) -> Explanation | None:
+    @property
+    def trace(self) -> Trace:
+        """The recording as `vmferry explain` and `vmferry forecast` take it."""
+        return Trace(self.header, tuple(self.items))
+
+    def explanation(self, migration_cpu_seconds: float | None = None) -> Explanation | None:
         """Why the migration does what it does; None where it has not begun to send."""
-        if not self.samples:
-            return None
-        notes = [Note(t, "parameters", value) for t, value in self.parameters]
-        items: list[Item] = [*self.samples, *self.events, *notes]
-        items.sort(key=lambda item: item.t)
-        return explain(Trace(self.header, tuple(items)))
+        return explain(self.trace, migration_cpu_seconds) if self.samples else None
 
     def limit_at(self, t: float) -> float | None:
         """QEMU's `downtime-limit` at time `t`, in seconds; None where nobody recorded it."""
