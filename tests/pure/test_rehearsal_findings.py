@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +14,19 @@ from vmferry.cli.rehearse_watch import by_hour
 from vmferry.controller import Ending
 from vmferry.policy.base import Abandon, Limits
 from vmferry.policy.rehearse import Answer, Rehearse
+from vmferry.precopy.case_of import cut
+from vmferry.precopy.explain import explain
+from vmferry.precopy.outcome import Outcome, Status
 from vmferry.precopy.profile import CurvePoint, DirtyProfile
-from vmferry.precopy.sample import Event
+from vmferry.precopy.sample import Event, Sample
+from vmferry.precopy.trace import Trace, read_trace
+from vmferry.precopy.verdict import describe
 from vmferry.rehearsal.findings import verdict_of
 from vmferry.rehearsal.stream_end import How, StreamEnd
-from vmferry.report.rehearsal_words import describe_rehearsal
+from vmferry.report.rehearsal_words import describe_rehearsal, forecast_rows
 from vmferry.units import MIB
+
+DATA = Path(__file__).parents[1] / "data"
 
 
 def profile(at: float = 0.0) -> DirtyProfile:
@@ -77,9 +86,10 @@ def test_the_words() -> None:
         "p_converge": 0.97,
         "total_ms": {"p10": 4000.0, "p50": 5000.0, "p90": 6000.0},
         "downtime_ms": {"p10": 50.0, "p50": 50.0, "p90": 50.0},
-        "bytes": {"p10": 1.0, "p50": 300.0 * MIB, "p90": 3.0},
+        "bytes": {"p10": 280.0 * MIB, "p50": 300.0 * MIB, "p90": 310.0 * MIB},
     }
     never = {**forecast, "verdict": "does-not-converge", "p_converge": 0.0, "total_ms": None}
+    never |= {"downtime_ms": None, "bytes": None}
     never["given"] = {"bandwidth": 0, "downtime_limit_ms": 150}
     found = {
         "profile": profile().to_json(),
@@ -92,14 +102,60 @@ def test_the_words() -> None:
     assert describe_rehearsal(found) == [
         "Memory: 256 MiB, of which 4.00 MiB are zero.",
         "The guest dirties 10.0 MiB in 500 ms.",
-        "The guest was slowed by 12% meanwhile; the forecasts are of it as it is else.",
-        "Forecast:",
-        "  at 64.0 MiB/s, 300 ms: converges (97%), in 5.0 s (4.0 s to 6.0 s), standing still for"
-        " 50 ms, 300 MiB sent",
-        "  without a cap, 150 ms: does not converge (0%)",
         "Note: the cost of TLS was not measured: a rehearsal sends in the clear.",
         "Note: a warning.",
+        "The rehearsal slowed the guest by 12 %; the forecasts are of the guest at its full speed.",
+        "Forecast of the move as planned, and of others:",
     ]
+    assert forecast_rows(found) == [
+        ("BANDWIDTH", "LIMIT", "CONVERGES", "TOTAL", "DOWNTIME", "SENT"),
+        ("64.0 MiB/s", "300 ms", "yes, 97 %", "4.0 to 6.0 s", "50 ms", "280 to 310 MiB"),
+        ("no cap", "150 ms", "no, 0 %", "-", "-", "-"),
+    ]
+    # Less than half a per cent is no slowdown that anybody wants to read of.
+    quiet = describe_rehearsal({**found, "slowdown": 0.004})
+    assert not any("slowed" in line for line in quiet)
+
+
+def outcome(status: Status, why: str) -> Outcome:
+    return Outcome(
+        "1", "web", status, "source", "rehearse", 8900.0, None, 0, 0, (), None, None, why
+    )
+
+
+def test_the_story_of_a_rehearsal_begins_with_its_answer() -> None:
+    why = "a rehearsal: the move would converge; pass 3 began below the threshold"
+    assert describe(outcome("cancelled", why)) == [
+        "web was rehearsed for 8.9 s and did not move. The VM runs at the source.",
+        "Answer: the move would converge; pass 3 began below the threshold.",
+    ]
+    assert describe(outcome("failed", "a rehearsal that failed: the sink died")) == [
+        "web was rehearsed in vain after 8.9 s. The VM runs at the source.",
+        "Why: a rehearsal that failed: the sink died.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("recording", "said"),
+    [
+        ("pg-4t-converges-1.jsonl", "The move would converge, in about "),
+        ("pg-16t-never-converges-1-first-38s.jsonl", "The move would not converge: "),
+    ],
+)
+def test_a_rehearsal_is_explained_as_one_of_a_move(recording: str, said: str) -> None:
+    trace = cut(read_trace((DATA / recording).read_text().splitlines()), 3)
+    found = explain(Trace({"policy": "rehearse"}, trace.items))
+    assert found.reasons[0].startswith(said)
+    assert "another" not in found.reasons[0]
+    assert not explain(trace).reasons[0].startswith("The move")
+
+
+def test_a_migration_that_is_about_to_end_takes_no_other_0_ms() -> None:
+    trace = read_trace((DATA / "pg-4t-converges-1.jsonl").read_text().splitlines())
+    active = [one for one in trace.inputs if isinstance(one, Sample) and one.status == "active"]
+    active[-1] = replace(active[-1], total_time_ms=active[-1].total_time_ms + 200)
+    (told, *_) = explain(Trace({}, tuple(active))).reasons
+    assert told == "It will converge at once."
 
 
 def test_nothing_found_is_nothing_told() -> None:
@@ -111,7 +167,7 @@ def test_nothing_found_is_nothing_told() -> None:
         "not_measured": [],
         "warnings": [],
     }
-    assert describe_rehearsal(found) == []
+    assert describe_rehearsal(found) == [] and forecast_rows(found) == []
 
 
 def test_curves_by_the_hour_of_the_day() -> None:

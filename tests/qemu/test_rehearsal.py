@@ -134,7 +134,9 @@ def test_a_guest_that_writes_little_would_converge(home: Home) -> None:
     assert outcome["why"].startswith("a rehearsal: the move would converge; ")
     assert outcome["guest"]["missing_beats"] == 0
     said = home.call("show", outcome["run"]).stdout
-    assert "web was rehearsed and did not move after" in said
+    assert (
+        "web was rehearsed for " in said and " and did not move. The VM runs at the source." in said
+    )
     assert "rehearse" in home.call("runs").stdout
 
 

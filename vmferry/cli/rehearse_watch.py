@@ -39,7 +39,7 @@ class LineDisplay(Display):
         pass
 
     def _tell(self, outcome: Mapping[str, Any]) -> None:
-        why = str(outcome["why"]).partition("\n")[0]
+        why = str(outcome["why"]).partition("\n")[0].removeprefix("a rehearsal: ")
         self._output.say(f"{time.strftime('%H:%M:%S')}  run {outcome['run']}: {why}")
 
 

@@ -21,7 +21,7 @@ from vmferry.precopy.causes import (
 )
 from vmferry.precopy.completed import describe_completed, percent
 from vmferry.precopy.evidence import Evidence, evidence_of
-from vmferry.precopy.forecast import Remedy, forecast_many
+from vmferry.precopy.forecast import Forecast, Remedy, forecast_many
 from vmferry.precopy.remedies import describe_remedies, remedies_of
 from vmferry.precopy.trace import Trace
 from vmferry.units import format_duration, format_size
@@ -104,17 +104,28 @@ def explain(trace: Trace, migration_cpu_seconds: float | None = None) -> Explana
     if hover is None:
         forecast = forecast_many([case])[0]
         if forecast.verdict != "does-not-converge":
-            odds = f"the odds were {percent(forecast.p_converge)}"
-            if forecast.verdict == "uncertain":
-                told = f"Its passes so far leave it uncertain whether it would converge: {odds}."
-            else:
-                rest = forecast.total_ms.p50 / 1000 - evidence.seconds if forecast.total_ms else 0.0
-                ended = evidence.status in _ENDED
-                told = "It would have converged" if ended else "It will converge"
-                told += f" in about another {format_duration(max(rest, 0))}."
+            told = _converging_words(evidence, forecast)
             dips = _dip_words(evidence)
             return Explanation(forecast.verdict, opening, (told, forecast.why, *dips))
     return _not_converging(evidence, opening, busy)
+
+
+def _converging_words(evidence: Evidence, forecast: Forecast) -> str:
+    ended = evidence.status in _ENDED
+    it = "the move" if _is_rehearsal(evidence) else "it"
+    if forecast.verdict == "uncertain":
+        odds = f"the odds {'were' if ended else 'are'} {percent(forecast.p_converge)}"
+        return f"Its passes so far leave it uncertain whether {it} would converge: {odds}."
+    seconds = forecast.total_ms.p50 / 1000 if forecast.total_ms else 0.0
+    if _is_rehearsal(evidence):
+        return f"The move would converge, in about {format_duration(seconds)}."
+    told = "It would have converged" if ended else "It will converge"
+    rest = seconds - evidence.seconds
+    return f"{told} {'in about another ' + format_duration(rest) if rest >= 0.1 else 'at once'}."
+
+
+def _is_rehearsal(evidence: Evidence) -> bool:
+    return evidence.trace.header.get("policy") == "rehearse"
 
 
 def _not_converging(
@@ -126,6 +137,8 @@ def _not_converging(
     causes = causes_of(evidence, case, remedies, busy)
     ended = evidence.status in _ENDED
     went = "It would not have converged: " if ended else "It will not converge as it goes: "
+    if _is_rehearsal(evidence):
+        went = "The move would not converge: "
     if hover is not None:
         went += f"{hovering_words(hover)}, and found no way down."
     else:
@@ -179,6 +192,8 @@ def _opening(evidence: Evidence) -> str:
     if happened is None:
         return f"After {took} the migration is {where}; {sent} so far."
     error = f" QEMU said: {evidence.error.rstrip('.')}." if evidence.error else ""
+    if _is_rehearsal(evidence) and evidence.status == "cancelled":
+        return f"The rehearsal ended after {took}, {where}; {sent}."
     return f"The migration {happened} after {took}, {where}; {sent}.{error}"
 
 

@@ -11,6 +11,7 @@ from vmferry.units import format_duration, format_rate, format_size
 _MOST_LINES = 12
 _SHOWN_FIRST, _SHOWN_LAST = 4, 4
 
+_REHEARSAL = "rehearse"
 _PLACES = {
     "source": "runs at the source",
     "destination": "runs at the destination",
@@ -30,7 +31,10 @@ _HAPPENED = {
 def describe(outcome: Outcome) -> list[str]:
     """The lines of the verdict; why it did not converge is in the outcome's own reasons."""
     lines = [_headline(outcome)]
-    lines += _why(outcome.why)
+    if outcome.policy == _REHEARSAL and outcome.status == "cancelled":
+        lines += _sentences("Answer", outcome.why.removeprefix("a rehearsal: "))
+    else:
+        lines += _sentences("Why", outcome.why)
     lines += describe_passes(outcome.passes)
     if outcome.bytes:
         lines.append(_sent(outcome))
@@ -40,10 +44,10 @@ def describe(outcome: Outcome) -> list[str]:
     return lines
 
 
-def _why(text: str) -> list[str]:
+def _sentences(title: str, text: str) -> list[str]:
     """The reasons of an outcome, each a sentence."""
     sentences = [line if line.endswith((".", ":")) else f"{line}." for line in text.splitlines()]
-    return [f"Why: {sentences[0]}", *sentences[1:]] if sentences else []
+    return [f"{title}: {sentences[0]}", *sentences[1:]] if sentences else []
 
 
 def describe_passes(passes: Sequence[PassRecord]) -> list[str]:
@@ -62,16 +66,18 @@ def describe_passes(passes: Sequence[PassRecord]) -> list[str]:
 def _headline(outcome: Outcome) -> str:
     happened = f"{outcome.vm} {_happened(outcome)}"
     took = f" after {format_duration(outcome.total_ms / 1000)}" if outcome.total_ms else ""
-    if outcome.status == "completed":
+    if outcome.policy == _REHEARSAL and outcome.status == "cancelled":
+        took = f" for {format_duration(outcome.total_ms / 1000)} and did not move"
+    elif outcome.status == "completed":
         took = f" in {format_duration(outcome.total_ms / 1000)}"
     return f"{happened}{took}. The VM {_PLACES[outcome.vm_runs_at]}."
 
 
 def _happened(outcome: Outcome) -> str:
-    if outcome.policy != "rehearse":
+    if outcome.policy != _REHEARSAL:
         return _HAPPENED[outcome.status]
     if outcome.status == "cancelled":
-        return "was rehearsed and did not move"
+        return "was rehearsed"
     return "was rehearsed in vain" if outcome.status == "failed" else "was left in a rehearsal"
 
 

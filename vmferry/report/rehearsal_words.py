@@ -2,48 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vmferry.precopy.advice import percent
+from vmferry.precopy.plan_words import VERDICTS, interval
 from vmferry.precopy.profile import DirtyProfile
+from vmferry.precopy.quantiles import Quantiles
 from vmferry.precopy.xray import XRayResult
 from vmferry.report.xray_words import findings, headline
 from vmferry.units import format_duration, format_rate, format_size
 
 _MOST_POINTS = 6
-_VERDICTS = {
-    "converges": "converges",
-    "does-not-converge": "does not converge",
-    "uncertain": "uncertain",
-}
+# Less than half a per cent is none.
+_LEAST_SLOWDOWN = 0.005
 NOT_MEASURED = {
     "tls": "the cost of TLS was not measured: a rehearsal sends in the clear",
     "multifd": "multifd was not measured: a rehearsal sends through one channel",
 }
+_HEADINGS = ("BANDWIDTH", "LIMIT", "CONVERGES", "TOTAL", "DOWNTIME", "SENT")
 
 
 def describe_rehearsal(
     found: Mapping[str, Any], xray: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """The lines after the outcome: memory, dirty curve, forecasts, and what to know of them."""
+    """The lines after the outcome: what was sent, memory, dirty curve, and what to know of them."""
     lines = []
-    if found["profile"] is not None:
-        profile = DirtyProfile.from_json(found["profile"])
-        lines += [_memory(profile), _curve(profile)]
-    if found["slowdown"] > 0:
-        lines.append(
-            f"The guest was slowed by {found['slowdown']:.0%} meanwhile; the forecasts are of it"
-            " as it is else."
-        )
-    if found["forecast"] is not None:
-        lines.append("Forecast:")
-        lines += [f"  {_forecast(one)}" for one in (found["forecast"], *found["others"])]
-    lines += [f"Note: {NOT_MEASURED[one]}." for one in found["not_measured"]]
-    lines += [f"Note: {warning}." for warning in found["warnings"]]
     if xray is not None:
         looked = XRayResult.from_json(xray)
         lines += [headline(looked), *findings(looked)]
+    if found["profile"] is not None:
+        profile = DirtyProfile.from_json(found["profile"])
+        lines += [_memory(profile), _curve(profile)]
+    lines += [f"Note: {NOT_MEASURED[one]}." for one in found["not_measured"]]
+    lines += [f"Note: {warning}." for warning in found["warnings"]]
+    if found["forecast"] is not None:
+        if found["slowdown"] >= _LEAST_SLOWDOWN:
+            lines.append(
+                f"The rehearsal slowed the guest by {percent(found['slowdown'])}; the forecasts are"
+                " of the guest at its full speed."
+            )
+        lines.append("Forecast of the move as planned, and of others:")
     return lines
+
+
+def forecast_rows(found: Mapping[str, Any]) -> list[Sequence[str]]:
+    """The forecasts as a table, the planned move first; nothing where there are none."""
+    if found["forecast"] is None:
+        return []
+    return [_HEADINGS, *(_forecast(one) for one in (found["forecast"], *found["others"]))]
 
 
 def _memory(profile: DirtyProfile) -> str:
@@ -63,19 +70,21 @@ def _curve(profile: DirtyProfile) -> str:
     return f"The guest dirties {', '.join(told)}."
 
 
-def _forecast(one: Mapping[str, Any]) -> str:
+def _forecast(one: Mapping[str, Any]) -> tuple[str, ...]:
     given = one["given"]
-    speed = f"at {format_rate(given['bandwidth'])}" if given["bandwidth"] else "without a cap"
-    setting = f"{speed}, {format_duration(given['downtime_limit_ms'] / 1000)}"
-    text = f"{setting}: {_VERDICTS[one['verdict']]} ({one['p_converge']:.0%})"
-    if one["total_ms"] is None:
-        return text
     return (
-        f"{text}, in {_seconds(one['total_ms'])}, standing still for"
-        f" {_seconds(one['downtime_ms'])}, {format_size(one['bytes']['p50'])} sent"
+        format_rate(given["bandwidth"]) if given["bandwidth"] else "no cap",
+        _milliseconds(given["downtime_limit_ms"]),
+        f"{VERDICTS[one['verdict']]}, {percent(one['p_converge'])}",
+        interval(_quantiles(one["total_ms"]), _milliseconds),
+        interval(_quantiles(one["downtime_ms"]), _milliseconds),
+        interval(_quantiles(one["bytes"]), format_size),
     )
 
 
-def _seconds(milliseconds: Mapping[str, float]) -> str:
-    low, middle, high = (format_duration(milliseconds[key] / 1000) for key in ("p10", "p50", "p90"))
-    return middle if low == high else f"{middle} ({low} to {high})"
+def _quantiles(value: Mapping[str, float] | None) -> Quantiles | None:
+    return None if value is None else Quantiles(value["p10"], value["p50"], value["p90"])
+
+
+def _milliseconds(value: float) -> str:
+    return format_duration(value / 1000)
