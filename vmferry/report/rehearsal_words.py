@@ -30,7 +30,7 @@ def describe_rehearsal(
     lines = []
     if xray is not None:
         looked = XRayResult.from_json(xray)
-        lines += [headline(looked), *findings(looked)]
+        lines += [f"X-ray: {headline(looked)}", *findings(looked)]
     if found["profile"] is not None:
         profile = DirtyProfile.from_json(found["profile"])
         lines += [_memory(profile), _curve(profile)]

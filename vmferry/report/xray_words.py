@@ -17,6 +17,8 @@ SHADES, PLAIN_SHADES = " ░▒▓█", " .:+#"
 _WIDEST = 4
 _HEADINGS = ("Zero", "Ordinary", "XBZRLE", "First time", "Sent again", "Unchanged", "Sent")
 NOTHING = "-"
+# What is not rounded to all.
+_ALL = 0.995
 
 
 def headline(result: XRayResult) -> str:
@@ -29,7 +31,7 @@ def headline(result: XRayResult) -> str:
         f" {result.by}{many}, {format_size(total.bytes)} in all;"
         f" {format_size(total.resent_bytes)} of it for pages that had been sent before."
     )
-    if result.sampled_share < 1:
+    if result.sampled_share < _ALL:
         text += f" The contents of {percent(result.sampled_share)} of the pages were looked at."
     if result.by == "sweep":
         text += (
