@@ -6,7 +6,7 @@ Beside it what can be sent meanwhile, and what the downtime limit allows to be l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import plotly.graph_objects as go
@@ -128,19 +128,22 @@ def _before(forecasts: Sequence[Told]) -> DirtyProfile | None:
     """What the forecast before the start was made of."""
     if not forecasts or forecasts[0].given.get("standing") is not None:
         return None
-    curve = forecasts[0].given.get("curve")
-    return DirtyProfile.from_json(curve) if curve and curve.get("points") else None
+    curve = forecasts[0].given.get("curve") or {}
+    try:
+        return DirtyProfile.from_json(curve) if curve.get("points") else None
+    except UsageError:
+        return None
 
 
 def _case(recording: Recording) -> Case | None:
     try:
         case = case_of(recording.trace, "rehearsal" if recording.profile is not None else "run")
+        if recording.profile is None:
+            return case
+        # A rehearsal measured more than its passes tell.
+        return replace(case, profile=DirtyProfile.from_json(recording.profile))
     except UsageError:
         return None
-    if recording.profile is None:
-        return case
-    profile = DirtyProfile.from_json(recording.profile)
-    return Case(profile, case.setting, case.link, case.host)
 
 
 def _windows(known: Curves) -> list[float]:

@@ -65,7 +65,7 @@ def facts(recording: Recording, outcome: Mapping[str, Any] | None) -> Facts:
         resent_bytes=known.get("resent_bytes"),
         downtime_bytes=last.downtime_bytes if last and last.downtime_bytes else None,
         passes=tuple(passes or map(dataclasses.asdict, recording.tracker.passes)),
-        why=str(found.get("why") or known.get("why") or ""),
+        why=_why(str(known.get("why") or ""), str(found.get("why") or "")),
     )
 
 
@@ -103,6 +103,12 @@ def headline(facts: Facts) -> str:
 def _status(recording: Recording) -> str:
     last = recording.last_sample
     return last.status if last is not None and last.status in ENDED else UNDER_WAY
+
+
+def _why(told: str, rehearsed: str) -> str:
+    """What the outcome tells, without the answer of a rehearsal, which is the headline."""
+    _, why, rest = told.partition(rehearsed) if rehearsed else ("", "", "")
+    return why + rest or told
 
 
 def _first(*values: Any) -> Any:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from vmferry.precopy.advice import percent
+from vmferry.precopy.plan_words import VERDICTS
 from vmferry.precopy.quantiles import Quantiles
 from vmferry.report.bands import Band, cards, range_text, room_for, strip
 from vmferry.report.facts import UNDER_WAY, Facts
@@ -17,7 +19,7 @@ from vmferry.report.told import Told
 from vmferry.units import format_duration, format_rate, format_size
 
 _MARKS = {"converges": "✓", "does-not-converge": "✕", "uncertain": "?"}
-_COLUMNS = ("Setting", "Verdict", "Total time", "Downtime", "Sent")
+_COLUMNS = ("Setting", "Converges", "Total time", "Downtime", "Sent")
 _NOTHING = "–"
 
 
@@ -124,9 +126,10 @@ def _what_if(told: Sequence[Told]) -> str:
     rows = []
     for number, one in enumerate(told):
         cap, limit = one.given.get("bandwidth"), _milliseconds(one.given["downtime_limit_ms"])
+        converges = f"{VERDICTS.get(one.verdict, one.verdict)}, {percent(one.p_converge)}"
         cells = [
             _cell(f"{format_rate(cap) if cap else 'no cap'}, {limit}"),
-            f'<td class="verdict {one.verdict}">{_mark(one)} {escape(one.words)}</td>',
+            f'<td class="verdict {one.verdict}">{_mark(one)} {escape(converges)}</td>',
             _band_cell(one.total_ms, totals),
             _band_cell(one.downtime_ms, downtimes),
             _cell(_NOTHING if one.bytes is None else format_size(one.bytes.p50)),

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
+from vmferry.precopy.advice import percent
 from vmferry.report.figures import BLUE, GREEN, VERMILION, add_line, add_steps, faint, over_time
-from vmferry.report.told import Told, percent
+from vmferry.report.told import Told
 from vmferry.units import format_duration
 
 _LEAST = 2

@@ -7,13 +7,13 @@ from html import escape
 from typing import Any
 
 from vmferry.errors import UsageError
+from vmferry.precopy.advice import percent
 from vmferry.precopy.xray import XRayResult
 from vmferry.report import curve, forecast_page, pictures
 from vmferry.report.facts import Facts, facts, headline
 from vmferry.report.html import document, pairs, picture, prose, scrolled, section, tiles
 from vmferry.report.recording import Recording
 from vmferry.report.timeline import timeline
-from vmferry.report.told import percent
 from vmferry.report.xray_page import xray_sections
 from vmferry.units import format_duration, format_rate, format_size
 
@@ -48,10 +48,9 @@ def _title(known: Facts) -> str:
 def _head(known: Facts, recording: Recording) -> Iterator[str]:
     yield f'<p class="kicker">{escape(_title(known))}</p>'
     yield f"<h1>{escape(headline(known))}</h1>"
-    if known.why:
-        # What follows in the outcome is the explanation, which has a section of its own.
-        first = known.why.splitlines()[0]
-        yield f'<p class="why">{escape(first[0].upper() + first[1:])}</p>'
+    ending, _ = _ending_and_rest(known)
+    if ending:
+        yield f'<p class="why">{escape(ending[0].upper() + ending[1:])}</p>'
     yield tiles([*_tiles(known), *_memory_tiles(recording)])
 
 
@@ -63,11 +62,20 @@ def _why(known: Facts, recording: Recording, outcome: Mapping[str, Any]) -> Iter
         # With an outcome the headline and the figures have told the opening.
         lines = explanation.reasons if outcome else explanation.text
     else:
-        lines = tuple(known.why.splitlines()[1:])
+        _, lines = _ending_and_rest(known)
         if not lines and explanation is not None:
             lines = explanation.reasons
     if lines:
-        yield section("Why", "", *prose(lines))
+        arrived = explanation is not None and explanation.verdict == "converged"
+        yield section("Where the time went" if arrived else "Why", "", *prose(lines))
+
+
+def _ending_and_rest(known: Facts) -> tuple[str, tuple[str, ...]]:
+    """What ended the run, and how it was explained at its end, where that follows."""
+    ending, *rest = known.why.splitlines() or [""]
+    if known.status in ("abandoned", "cancelled"):
+        return ending, tuple(rest)
+    return known.why, ()
 
 
 def _forecasts(known: Facts, recording: Recording) -> Iterator[str]:
@@ -97,9 +105,14 @@ def _curve(recording: Recording) -> Iterator[str]:
             "How much memory the guest rewrites in a window of each length, with the band of eight "
             "in ten cases. While that is less than can be sent meanwhile, passes get shorter, down "
             "to QEMU’s shortest (dotted); where the two meet before, they settle. Below the "
-            "threshold the VM can switch over.",
+            "threshold the VM can switch over." + _held(known),
             picture(curve.draw(known), "curve"),
         )
+
+
+def _held(known: curve.Curves) -> str:
+    throttle = known.found.throttle if known.found is not None else 0
+    return f" The guest is drawn as it was held at the end, by {throttle} %." if throttle else ""
 
 
 def _xray(recording: Recording) -> Iterator[str]:

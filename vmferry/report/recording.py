@@ -14,7 +14,7 @@ from vmferry.precopy.explain import Explanation, explain
 from vmferry.precopy.passes import PassTracker
 from vmferry.precopy.sample import Event, Sample
 from vmferry.precopy.trace import Item, Trace, TraceError, item_of
-from vmferry.report.told import Told
+from vmferry.report.told import FORMAT, Told
 from vmferry.units import format_rate
 
 ENDED = frozenset({"completed", "failed", "cancelled"})
@@ -94,7 +94,8 @@ class Recording:
         elif "stage" in line:
             self.steps.append(Step(t, f"vmferry: {line['stage']}"))
         elif "forecast" in line:
-            self.forecasts.append(Told.read(t, line["forecast"]))
+            if line["forecast"].get("format") == FORMAT:
+                self.forecasts.append(Told.read(t, line["forecast"]))
         elif "rehearsal" in line:
             self.rehearsal = line["rehearsal"]
         elif "profile" in line:

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vmferry.precopy.advice import percent
 from vmferry.precopy.quantiles import Quantiles
 
-VERDICTS = {
+FORMAT = 1
+_VERDICTS = {
     "converges": "converges",
     "does-not-converge": "does not converge",
     "uncertain": "uncertain",
@@ -48,13 +50,8 @@ class Told:
     @property
     def words(self) -> str:
         """`converges (odds 97 %)`."""
-        verdict = VERDICTS.get(self.verdict, self.verdict)
+        verdict = _VERDICTS.get(self.verdict, self.verdict)
         return f"{verdict} (odds {percent(self.p_converge)})"
-
-
-def percent(share: float) -> str:
-    """`97 %`."""
-    return f"{100 * share:.0f} %"
 
 
 def _quantiles(value: Mapping[str, float] | None) -> Quantiles | None:
