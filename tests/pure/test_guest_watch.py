@@ -36,6 +36,13 @@ class Heart:
         self._socket.listen()
         self._client: socket.socket | None = None
 
+    def hung_up(self) -> bool:
+        """Whether the client has gone; then the next one is waited for."""
+        if self._client is not None and self._client.recv(1) == b"":
+            self._client.close()
+            self._client = None
+        return self._client is None
+
     def beat(self, sequences: Sequence[int]) -> None:
         """Send these beats; of each page written a beat tells ten."""
         if self._client is None:
@@ -122,6 +129,25 @@ async def test_the_lines_tell_each_beat_once_and_each_side_by_name(watched: Watc
     assert [line["guest"]["work"] for line in watched.lines] == [190, 290, 390, 590]
     times = [line["t"] for line in watched.lines]
     assert times == sorted(times) and times[0] >= 0
+
+
+async def test_a_side_that_was_let_go_is_heard_again_when_it_runs_after_all(
+    watched: Watched,
+) -> None:
+    watch = watched.watch
+    watched.beat("source", range(10))
+    watch.begin()
+    watched.beat("source", range(10, 20))
+    watch.let_go("source")
+    assert watched.source.hung_up()
+    watch.let_go("source")
+    watch.follow_again("source")
+    watched.beat("source", range(20, 30))
+    watch.follow_again("source")
+    watch.poll()
+    await watch.finish("source")
+    told = watch.record()
+    assert told is not None and (told.beats, told.missing_beats) == (21, 0)
 
 
 async def test_nothing_is_told_before_the_move_begins(watched: Watched) -> None:

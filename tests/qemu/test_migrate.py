@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qemu.qmp import QMPError
 
 from tests.qemu.home import (
     PATIENCE,
@@ -148,6 +150,22 @@ def check_sums(outcome: dict[str, Any], trace: Trace) -> None:
         "done",
     ]
     assert stages[-len(handover) :] == handover
+
+
+def test_nobody_listens_to_a_source_that_has_sent_its_last_memory(home: Home) -> None:
+    # Who hung up then, by being killed, would break the guest's virtio-serial device.
+    observer = home.instance("web").files.observer_socket
+    move = home.start("migrate", "web", "--to", "local", "--json")
+    heard: dict[str, set[str]] = {}
+    with contextlib.suppress(QMPError, OSError):  # the source ends with the move
+        while True:
+            migration, devices = ask(observer, "query-migrate", "query-chardev")
+            [heart] = [each for each in devices if each["label"] == "heartbeat"]
+            stage = migration.get("status", "none")
+            heard.setdefault(stage, set()).add(heart["filename"].partition(":")[0])
+    finish(move)
+    assert "unix" in heard["active"]
+    assert heard["completed"] == {"disconnected"}
 
 
 def test_there_and_back_with_nothing_but_json(home: Home) -> None:

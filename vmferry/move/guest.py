@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vmferry.errors import VmferryError
@@ -53,7 +52,10 @@ class GuestWatch:
         self.problems: list[str] = []
         self._line = line
         self._readers: dict[str, HeartbeatReader] = {}
-        self._agents: dict[str, Path] = {}
+        # Those that were let go; their beats stay.
+        self._former: list[HeartbeatReader] = []
+        self._let_go: set[str] = set()
+        self._files: dict[str, InstanceFiles] = {}
         self._told: dict[str, int] = {}
         self._told_at = 0.0
         self._began_ns = self._ended_ns = 0
@@ -61,7 +63,7 @@ class GuestWatch:
 
     def follow(self, side: str, files: InstanceFiles) -> None:
         """Listen to a side, where nobody else does."""
-        self._agents[side] = files.agent_socket
+        self._files[side] = files
         reader = HeartbeatReader(files.heartbeat_socket, side)
         try:
             reader.start()
@@ -69,6 +71,27 @@ class GuestWatch:
             self.problems.append(error.message)
             return
         self._readers[side] = reader
+
+    def let_go(self, side: str) -> None:
+        """Hang up on a side that stands still to be handed over.
+
+        Once QEMU has sent its last memory nobody may hang up any more, we by dying neither: QEMU
+        then empties the port's queue in memory that has been sent, and the device of the guest
+        breaks at the destination, since its state is of later than its memory.
+        """
+        reader = self._readers.pop(side, None)
+        if reader is None:
+            return
+        reader.stop()
+        self._former.append(reader)
+        self._let_go.add(side)
+        self._told.pop(side, None)
+
+    def follow_again(self, side: str) -> None:
+        """Listen again to a side that was let go and runs after all."""
+        if side in self._let_go:
+            self._let_go.discard(side)
+            self.follow(side, self._files[side])
 
     async def baseline(self) -> None:
         """Watch the guest at work for a moment before anything disturbs it."""
@@ -119,20 +142,20 @@ class GuestWatch:
         """Have the guest check all its pages where it is now."""
         if place not in ("source", "destination"):
             return
-        if place not in self._agents:
+        if place not in self._files:
             self.problems.append("its pages were not verified: only a test guest can do that")
         elif not runs:
             self.problems.append("its pages were not verified: it is paused")
         else:
             try:
-                agent = AgentClient(self._agents[place])
+                agent = AgentClient(self._files[place].agent_socket)
                 self._verification = await asyncio.to_thread(agent.verify)
             except VmferryError as error:
                 self.problems.append(f"its pages could not be verified: {error.message}")
 
     def stop(self) -> None:
         """Stop listening."""
-        for reader in self._readers.values():
+        for reader in self._all_readers():
             reader.stop()
 
     def record(self) -> GuestRecord | None:
@@ -167,7 +190,10 @@ class GuestWatch:
         )
 
     def _merged(self) -> Beats:
-        return merge(*(reader.beats() for reader in self._readers.values()))
+        return merge(*(reader.beats() for reader in self._all_readers()))
+
+    def _all_readers(self) -> list[HeartbeatReader]:
+        return [*self._former, *self._readers.values()]
 
 
 def _rounded(rate: float | None) -> float | None:

@@ -43,6 +43,7 @@ from vmferry.move.recorder import Recorder
 from vmferry.policy.base import Input, Limits
 from vmferry.policy.fixed import Fixed
 from vmferry.precopy.outcome import Outcome
+from vmferry.precopy.sample import Event
 from vmferry.settle import Sides, settle
 from vmferry.vm.address import Destination, Local, parse_destination, parse_vm
 from vmferry.vm.lock import MoveLock
@@ -111,6 +112,8 @@ class _Work:
     migration: QemuMigration | None = None
 
     def hear(self, item: Input) -> None:
+        if isinstance(item, Event) and (item.name, item.side) == ("RESUME", "source"):
+            self.guest.follow_again("source")
         self.recorder.hear(item)
         self.guest.poll()
 
@@ -267,6 +270,8 @@ class MoveRun:
         async def before(move: Move) -> None:
             hear()
             work.stage(move.value)
+            if move is Move.RECORD_INTENT:
+                work.guest.let_go("source")
             if move is Move.RECORD_INTENT and work.migration is not None:
                 standing = work.migration.looked_at()
                 if standing is not None:
