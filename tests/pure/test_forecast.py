@@ -354,7 +354,7 @@ def told(verdict: str, found: Forecast) -> str:
 def test_the_words() -> None:
     link = exact(500 * MIB)
     fine = told("converges", forecast(steady(5 * MIB), Setting(64 * MIB), link, HOST))
-    assert fine.startswith("The migration converges (odds of 100%).")
+    assert fine.startswith("The migration converges (odds: > 99 %).")
     assert "the VM stands still for about" in fine and "cross the link" in fine
     never = told("does-not-converge", forecast(steady(200 * MIB), Setting(64 * MIB), link, HOST))
     assert "does not converge" in never and "stands still" not in never

@@ -299,3 +299,56 @@ def test_wrong_limits_of_a_plan(
     assert run("plan", "--curve", curve_file(tmp_path, 5), *options) == 2
     captured = capsys.readouterr()
     assert message in captured.err and not captured.out
+
+
+GOOD = {"ram_bytes": GIB, "zero_pages": 0, "non_zero_bytes": GIB}
+POINT = {"seconds": 1, "bytes": 5 * MIB}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"points": []}, "'points' is empty"),
+        ({"points": {}}, "'points' must be a list"),
+        ({"points": [5]}, "points[0] must be a JSON object"),
+        ({"points": [{"seconds": float("nan"), "bytes": 5}]}, "NaN is not a number"),
+        ({"points": [{"seconds": 1e300, "bytes": 5}]}, "'seconds' must be more than 0 seconds"),
+        ({"points": [{"seconds": 1, "bytes": 1e308}]}, "from 0 to 1 EiB"),
+        ({"points": [{"seconds": "1", "bytes": 5}]}, "'seconds' must be more than 0 seconds"),
+        ({"points": [{"seconds": 1, "bytes": -5}]}, "from 0 to 1 EiB"),
+        ({"points": [{**POINT, "n": 10**40}]}, "'n' must be a number of windows"),
+        ({"points": [{**POINT, "at": 1e300}]}, "'at' must be unix time"),
+        ({"ram_bytes": 10**40}, "at most 1 EiB"),
+        ({"zero_pages": 10**6}, "no more than the memory has"),
+        ({"compress": {"zstd-1": 1e308}}, "must be a ratio from 0.01 to 10000"),
+        ({"xbzrle_ratio": 1e308}, "must be a ratio from 0.01 to 10000"),
+        ({"compress": [2]}, "compress must be a JSON object"),
+        ({"source": "rumour"}, "'source' must be one of"),
+        ({"format": 2}, "this vmferry reads format 1"),
+    ],
+)
+def test_a_curve_of_nonsense_is_no_bug(
+    tmp_path: Path, values: dict[str, Any], said: str, capsys: Captured
+) -> None:
+    path = tmp_path / "curve.json"
+    path.write_text(json.dumps({"points": [POINT], **GOOD, **values}))
+    for command in ("forecast", "plan"):
+        assert run(command, "--curve", str(path)) == 2
+        captured = capsys.readouterr()
+        assert said in captured.err and str(path) in captured.err and not captured.out
+
+
+def test_a_curve_of_extremes_is_forecast(tmp_path: Path, capsys: Captured) -> None:
+    path = tmp_path / "curve.json"
+    for point in ({"seconds": 1e-6, "bytes": 2**60}, {"seconds": 1e8, "bytes": 0}):
+        most = {"compress": {"zstd-1": 1e4}, "xbzrle_ratio": 1e4, "throttle": 99, "slowdown": 1}
+        path.write_text(json.dumps({"points": [point], **GOOD, **most, "ram_bytes": 2**60}))
+        assert run("plan", "--curve", str(path), "--post-copy", "allowed") in (0, 7)
+        assert "SETTING" in capsys.readouterr().out
+
+
+def test_a_mark_before_the_first_letter_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + Path(CONVERGES).read_bytes())
+    assert run("forecast", "--trace", str(path)) == 0
+    assert run("explain", str(path)) == 0

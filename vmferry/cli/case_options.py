@@ -97,7 +97,10 @@ def measured(asked: Asked, output: Output) -> Measured:
     if asked.vm is not None:
         return _of_vm(asked.vm, asked, output)
     if asked.curve is not None:
-        return Measured(_of_curve(asked.curve, asked), f"the dirty curve is {asked.curve}")
+        return Measured(
+            _of_curve(asked.curve, asked),
+            f"the dirty curve is {asked.curve}; the speeds are what is usual",
+        )
     assert asked.trace is not None
     return _of_trace(asked.trace, asked)
 
@@ -153,11 +156,17 @@ def _measure(vm: str, asked: Asked, output: Output) -> KeptCurve:
 
 
 def _of_curve(path: Path, asked: Asked) -> Case:
+    from vmferry.errors import UsageError
     from vmferry.precopy.case import Case, Link
     from vmferry.precopy.profile import DirtyProfile
     from vmferry.precopy.speeds import UNKNOWN, burst_of
 
     profile = DirtyProfile.parse(_text(path, "--curve"), str(path))
+    if not profile.points:
+        raise UsageError(
+            f"{path}: 'points' is empty, so nothing tells what the guest dirties",
+            hint="a guest that dirties nothing has a point of 0 bytes",
+        )
     return Case(profile, _setting(asked), Link(UNKNOWN, burst_of(UNKNOWN)))
 
 
@@ -191,7 +200,8 @@ def _text(path: Path, option: str) -> str:
     from vmferry.errors import UsageError
 
     try:
-        return path.read_text(encoding="utf-8")
+        # Some editors put a mark before the first letter.
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError(f"{option}: {path} is not UTF-8 text") from None
     except OSError as error:

@@ -58,7 +58,7 @@ def _of_trace(path: Path) -> Explanation:
     from vmferry.precopy.trace import read_trace
 
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             return explain(read_trace(lines, str(path)))
     except FileNotFoundError:
         raise UsageError(

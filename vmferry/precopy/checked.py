@@ -29,12 +29,14 @@ class Checked:
             raise self._wrong(key, rule)
         return float(value)
 
-    def whole(self, key: str, rule: str, *, least: int, default: Any = None) -> int:
-        """A whole number of at least `least`."""
+    def whole(
+        self, key: str, rule: str, *, least: int, most: float = math.inf, default: Any = None
+    ) -> int:
+        """A whole number from `least` to `most`."""
         value = self._data.get(key, default)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             raise self._wrong(key, rule)
         return value
 

@@ -62,13 +62,13 @@ def why(case: Case, seconds: float, dirtied: float, sent: float, speed: float) -
 
 def describe(forecast: Forecast) -> list[str]:
     """The forecast for people who run databases, not hypervisors: a sentence a line."""
-    p = f"{forecast.p_converge:.0%}"
+    p = odds(forecast.p_converge)
     if forecast.verdict == "does-not-converge":
-        lines = [f"The migration does not converge (the odds that it does are {p})."]
+        lines = [f"The migration does not converge (odds that it does: {p})."]
     elif forecast.verdict == "uncertain":
-        lines = [f"It is uncertain whether the migration converges: the odds are {p}."]
+        lines = [f"It is uncertain whether the migration converges (odds: {p})."]
     else:
-        lines = [f"The migration converges (odds of {p})."]
+        lines = [f"The migration converges (odds: {p})."]
     total, downtime, size, passes = (
         forecast.total_ms,
         forecast.downtime_ms,
@@ -84,6 +84,13 @@ def describe(forecast: Forecast) -> list[str]:
             f" {_range(passes, lambda count: f'{count:.0f}')} passes.",
         ]
     return [*lines, forecast.why]
+
+
+def odds(share: float) -> str:
+    """`97 %`; a model is never sure."""
+    if share >= 0.995:
+        return "> 99 %"
+    return "< 1 %" if share <= 0.005 else f"{100 * share:.0f} %"
 
 
 def _range(q: Quantiles, shown: Callable[[float], str]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from vmferry.precopy.advice import percent
 from vmferry.precopy.case import Setting
+from vmferry.precopy.forecast_words import odds
 from vmferry.precopy.plan import Plan, Row, Wishes, more_bandwidth
 from vmferry.precopy.quantiles import Quantiles
 from vmferry.units import format_duration, format_rate, format_size
@@ -26,7 +26,7 @@ def cells(row: Row, plan: Plan, reached: float) -> tuple[str, ...]:
     return (
         MARK if row == plan.best else "",
         setting_words(row.setting, plan.asked.setting, reached),
-        f"{VERDICTS[forecast.verdict]}, {percent(forecast.p_converge)}",
+        f"{VERDICTS[forecast.verdict]}, {odds(forecast.p_converge)}",
         interval(forecast.total_ms, _milliseconds),
         interval(forecast.downtime_ms, _milliseconds),
         interval(forecast.bytes, format_size),
@@ -149,7 +149,7 @@ def _wrong_with(asked: Row, wishes: Wishes) -> str:
             return f"it is throttled by {setting.throttle:.0f} %"
         if setting.post_copy and not wishes.post_copy:
             return "it is a post-copy"
-        return f"the odds that it converges are {percent(forecast.p_converge)}"
+        return f"the odds that it converges are {odds(forecast.p_converge)}"
     return "it costs more"
 
 

@@ -25,7 +25,9 @@ SOURCES: tuple[Source, ...] = ("rehearsal", "run", "trace", "calc-dirty-rate", "
 EXPONENT, APART = 0.64, 1.5
 # Beyond the longest window a curve goes on to bend.
 _LATER = 0.75
-_LEAST_RATIO = 0.01
+# What no guest has: figures beyond it are mistakes, and would overflow.
+_MOST_BYTES, _MOST_PAGE, _MOST_SECONDS, _MOST_WINDOWS = 2.0**60, 2**30, 1e8, 10**9
+_LEAST_RATIO, _MOST_RATIO = 0.01, 1e4
 _PER_CENT = "must be per cent, from 0 to 99"
 # Two windows this near to each other tell the same: the more trusted one is taken.
 _SAME_WINDOW = 2.0
@@ -211,11 +213,14 @@ def _latest(profile: DirtyProfile) -> float:
 
 def _profile(file: Checked) -> DirtyProfile:
     file.format(FORMAT)
-    ratios, measured = file.object("compress"), "must be a ratio above 0, such as 2.5"
+    ratios, measured = file.object("compress"), "must be a ratio from 0.01 to 10000, such as 2.5"
     share = "must be a share from 0 to 1"
-    ram = file.whole("ram_bytes", "must be the size of the memory in bytes", least=1)
-    page = file.whole("page_size", "must be a page size in bytes", least=512, default=4096)
-    zero_pages = file.whole("zero_pages", "must be a number of pages", least=0)
+    rule = "must be the size of the memory in bytes, at most 1 EiB"
+    ram = file.whole("ram_bytes", rule, least=1, most=_MOST_BYTES)
+    rule = "must be a page size in bytes"
+    page = file.whole("page_size", rule, least=512, most=_MOST_PAGE, default=4096)
+    rule = "must be a number of pages, no more than the memory has"
+    zero_pages = file.whole("zero_pages", rule, least=0, most=-(-ram // page))
     rule = "must be a number of bytes, at most ram_bytes"
     return DirtyProfile(
         points=tuple(_curve_point(point) for point in file.objects("points")),
@@ -225,28 +230,40 @@ def _profile(file: Checked) -> DirtyProfile:
         page_size=page,
         throttle=round(file.number("throttle", _PER_CENT, least=0, most=99, default=0)),
         overlap=file.number("overlap", share, least=0, most=1) if file.has("overlap") else None,
-        compress={key: ratios.number(key, measured, least=_LEAST_RATIO) for key in ratios.names},
+        compress={
+            key: ratios.number(key, measured, least=_LEAST_RATIO, most=_MOST_RATIO)
+            for key in ratios.names
+        },
         xbzrle_ratio=(
-            file.number("xbzrle_ratio", measured, least=_LEAST_RATIO)
+            file.number("xbzrle_ratio", measured, least=_LEAST_RATIO, most=_MOST_RATIO)
             if file.has("xbzrle_ratio")
             else None
         ),
-        working_set=file.number("working_set", "must be bytes", least=0, default=0),
+        working_set=file.number(
+            "working_set", "must be bytes", least=0, most=_MOST_BYTES, default=0
+        ),
         slowdown=file.number("slowdown", share, least=0, most=1, default=0),
         source=cast(Source, file.choice("source", SOURCES, "assumed")),
         zero_share=file.number("zero_share", share, least=0, most=1, default=0),
-        zero_end=file.whole("zero_end", "must be a number of bytes", least=0, default=0),
+        zero_end=file.whole(
+            "zero_end", "must be a number of bytes", least=0, most=_MOST_BYTES, default=0
+        ),
     )
 
 
 def _curve_point(point: Checked) -> CurvePoint:
-    size = point.number("bytes", "must be a number of bytes from 0 on", least=0)
+    rule = "must be a number of bytes, from 0 to 1 EiB"
+    size = point.number("bytes", rule, least=0, most=_MOST_BYTES)
     rule = "must be a number of bytes from 0 to 'bytes'"
     return CurvePoint(
-        seconds=point.number("seconds", "must be more than 0 seconds", least=1e-6),
+        seconds=point.number(
+            "seconds", "must be more than 0 seconds, and no years", least=1e-6, most=_MOST_SECONDS
+        ),
         bytes=size,
         low=point.number("low", rule, least=0, most=size, default=size),
-        high=point.number("high", "must be at least 'bytes'", least=size, default=size),
-        n=point.whole("n", "must be a number of windows", least=0, default=1),
-        at=point.number("at", "must be unix time in seconds", least=0, default=0),
+        high=point.number(
+            "high", "must be at least 'bytes'", least=size, most=_MOST_BYTES, default=size
+        ),
+        n=point.whole("n", "must be a number of windows", least=0, most=_MOST_WINDOWS, default=1),
+        at=point.number("at", "must be unix time in seconds", least=0, most=1e12, default=0),
     )

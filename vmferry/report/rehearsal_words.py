@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vmferry.precopy.advice import percent
+from vmferry.precopy.forecast_words import odds
 from vmferry.precopy.plan_words import VERDICTS, interval
 from vmferry.precopy.profile import DirtyProfile
 from vmferry.precopy.quantiles import Quantiles
@@ -75,7 +76,7 @@ def _forecast(one: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         format_rate(given["bandwidth"]) if given["bandwidth"] else "no cap",
         _milliseconds(given["downtime_limit_ms"]),
-        f"{VERDICTS[one['verdict']]}, {percent(one['p_converge'])}",
+        f"{VERDICTS[one['verdict']]}, {odds(one['p_converge'])}",
         interval(_quantiles(one["total_ms"]), _milliseconds),
         interval(_quantiles(one["downtime_ms"]), _milliseconds),
         interval(_quantiles(one["bytes"]), format_size),
