@@ -149,8 +149,8 @@ MORE: list[tuple[float, dict[str, Any]]] = [
 ]
 
 
-def test_one_forecast_is_no_course_and_steady_odds_are_none() -> None:
-    steady = [Told.read(t, told(t)["forecast"]) for t in (0.0, 1.0)]
+def test_one_forecast_is_no_course_and_odds_of_one_verdict_are_no_picture() -> None:
+    steady = [Told.read(t, told(t, p_converge=0.8 + t / 10)["forecast"]) for t in (0.0, 1.0)]
     assert narrowing(steady[:1], (0.0, 2.0), None) is None
     assert odds(steady, (0.0, 2.0)) is None
     assert narrowing(steady, (0.0, 2.0), None) is not None
@@ -209,7 +209,7 @@ def test_page_of_a_move_with_forecasts(lines: list[Line]) -> None:
     order = [
         "Where the time went",
         "Forecast and what happened",
-        "How the forecast narrowed",
+        "The end as it was foretold",
         "Dirty memory left",
         "Dirty curve",
         "Passes",

@@ -40,16 +40,15 @@ def of_move(recording: Recording, known: Facts) -> Iterator[str]:
     figure = narrowing(told, recording.span, ended)
     if figure is not None:
         yield section(
-            "How the forecast narrowed",
-            "When the move was foretold to end, told again at the end of each pass: the middle, "
-            "and the band of eight in ten cases.",
+            "The end as it was foretold",
+            "Told again as passes ended: the middle, and the band of eight in ten cases.",
             picture(figure, "narrowing"),
         )
     figure = odds(told, recording.span)
     if figure is not None:
         yield section(
             "Odds that it converges",
-            "As they were told before the start and at the end of each pass.",
+            "Told again as passes ended.",
             picture(figure, "odds"),
         )
 

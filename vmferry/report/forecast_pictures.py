@@ -7,14 +7,12 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from vmferry.precopy.advice import percent
+from vmferry.precopy.forecast import CERTAIN
 from vmferry.report.figures import BLUE, GREEN, VERMILION, add_line, add_steps, faint, over_time
 from vmferry.report.told import Told
 from vmferry.units import format_duration
 
 _LEAST = 2
-# Odds that all look alike are no picture.
-_VARY = 0.05
-_SURE = 0.8
 
 
 def narrowing(
@@ -50,14 +48,11 @@ def narrowing(
 
 
 def odds(told: Sequence[Told], span: tuple[float, float]) -> go.Figure | None:
-    """How likely it was that the migration converges, where that changed."""
-    if len(told) < _LEAST:
-        return None
-    values = [one.p_converge for one in told]
-    if max(values) - min(values) < _VARY:
+    """How likely it was that the migration converges; None where the verdict never changed."""
+    if len({one.verdict for one in told}) < _LEAST:
         return None
     figure = over_time((0.0, span[1]))
-    for colour, ends in ((GREEN, (_SURE, 1.0)), (VERMILION, (0.0, 1 - _SURE))):
+    for colour, ends in ((GREEN, (CERTAIN, 1.0)), (VERMILION, (0.0, 1 - CERTAIN))):
         y0, y1 = (100 * end for end in ends)
         figure.add_hrect(y0=y0, y1=y1, fillcolor=faint(colour), line_width=0, layer="below")
     for y, text in ((100, "converges"), (0, "does not converge")):
