@@ -104,6 +104,7 @@ def test_its_forecasts_are_a_table_with_the_planned_move_first(lines: list[Line]
     places = [text.index(one) for one in (planned, *others)]
     assert places == sorted(places)
     assert page.count('class="planned"') == 1
+    assert '<tr class="planned"><td>10.0 MiB/s, 300 ms</td>' in page
     assert "The cost of TLS was not measured" in text
     assert "The figures are &lt;b&gt;too low&lt;/b&gt;." in page
 
