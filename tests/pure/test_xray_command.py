@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import sys
@@ -108,7 +109,27 @@ def test_a_cut_stream_is_an_error_at_an_offset(stream: Path, length: int, capsys
     assert main.run_command(["xray", str(stream)]) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.startswith("vmferry: the migration stream at byte ")
+    told = ": the migration stream at byte " if length else " is empty"
+    assert said.err.startswith(f"vmferry: '{stream}'{told}")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"hello", "it begins with 0x68656c6c, as no migration stream does"),
+        (gzip.compress(small_stream()), "`gzip -dc FILE | vmferry xray -`"),
+        (b"\x28\xb5\x2f\xfd\x00\x00", "`zstd -dc FILE | vmferry xray -`"),
+        (b'{"t": 0.2, "query-migrate": {}}', "as no migration stream does"),
+    ],
+)
+def test_another_file_is_no_bug(
+    tmp_path: Path, content: bytes, said: str, capsys: Captured
+) -> None:
+    path = tmp_path / "stream"
+    path.write_bytes(content)
+    assert main.run_command(["xray", str(path)]) == 2
+    told = capsys.readouterr()
+    assert said in told.err and str(path) in told.err and not told.out
 
 
 @pytest.mark.parametrize("name", ["nosuch", ".", "", "n" * 5000, "\udcff"])

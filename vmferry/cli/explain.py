@@ -27,7 +27,7 @@ def explain(
     json: Json = False,
 ) -> None:
     """Tell why a migration did what it did, and what would have made it converge."""
-    found = _of_run(what) if what == LAST or what.isdecimal() else _of_trace(Path(what))
+    found = _of_run(what) if what == LAST or what.isdecimal() else _of_trace(what)
     output = Output(as_json=json)
     output.record(found.to_json())
     if not json:
@@ -47,23 +47,27 @@ def _of_run(run: str) -> Explanation:
     try:
         trace = read_trace(lines, f"run {found.id}")
     except TraceError as error:
-        why = str(outcome.get("why") or error.message)
-        return Explanation("unknown", (), (f"The migration did not begin to send: {why}",))
+        told = "The migration has not begun to send yet."
+        if found.outcome is not None:
+            told = f"The migration did not begin to send: {outcome.get('why') or error.message}"
+        return Explanation("unknown", (), (told,))
     return explain(trace, cost.get("migration_cpu_seconds"))
 
 
-def _of_trace(path: Path) -> Explanation:
+def _of_trace(what: str) -> Explanation:
     from vmferry.errors import UsageError
     from vmferry.precopy.explain import explain
     from vmferry.precopy.trace import read_trace
 
     try:
-        with path.open(encoding="utf-8-sig") as lines:
-            return explain(read_trace(lines, str(path)))
+        if not what:
+            raise FileNotFoundError
+        with Path(what).open(encoding="utf-8-sig") as lines:
+            return explain(read_trace(lines, what))
     except FileNotFoundError:
         raise UsageError(
-            f"there is neither a run nor a file '{path}'",
+            f"there is neither a run nor a file '{what}'",
             hint="`vmferry runs` lists the runs; `last` is the latest",
         ) from None
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+        raise UsageError(f"{what} cannot be read: {error.strerror}") from None

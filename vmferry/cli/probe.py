@@ -60,6 +60,8 @@ def probe(
     if listen is not None:
         if token is not None or limit is not None:
             raise UsageError("--token and --limit belong to the side that sends, with --to")
+        if seconds is not None and seconds <= 0:
+            raise UsageError("--for must be more than nothing")
         _listen(listen, WAIT_SECONDS if seconds is None else seconds, output)
         return
     if seconds is None:

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 _CHUNK = 1024**2
 _STANDARD_INPUT = "-"
 _MAP_LINES = 24
+# What compressors write first (RFC 1952, RFC 8878, the xz and LZ4 formats).
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\xfd7zX": "xz",
+    b"\x04\x22\x4d\x18": "lz4",
+}
 
 
 def xray(
@@ -53,33 +60,49 @@ def xray(
 
 
 def read(file: str) -> XRayResult:
-    """The X-ray of a file, or of standard input. Raises UsageError, StreamError among them."""
+    """The X-ray of a file, or of standard input. Raises UsageError."""
     from vmferry.errors import UsageError
-    from vmferry.stream.items import Blocks, Pages
+    from vmferry.stream.items import Blocks, Pages, StreamError
     from vmferry.stream.reader import StreamReader
     from vmferry.stream.xray import XRay
 
     reader = StreamReader()
     found: XRay | None = None
+    first = b""
     try:
         with _opened(file) as stream:
             while not reader.done and (data := stream.read(_CHUNK)):
+                first = first or data[:4]
                 for item in reader.feed(data):
                     if isinstance(item, Blocks):
                         found = XRay(sum(block.size for block in item.blocks), beside=False)
                     elif isinstance(item, Pages) and found is not None:
                         found.see(item)
+        reader.close()
     except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}") from None
-    reader.close()
+        raise UsageError(f"'{file}' cannot be read: {error.strerror}") from None
+    except StreamError as error:
+        if not first:
+            raise UsageError(f"'{file}' is empty") from None
+        raise UsageError(f"'{file}': {error.message}", hint=_hint(first, error.hint)) from None
     if found is None:
-        raise UsageError(f"{file} is a migration stream without memory")
+        raise UsageError(f"'{file}' is a migration stream without memory")
     found.close()
     return found.result()
 
 
+def _hint(first: bytes, other: str | None) -> str | None:
+    """What to do with a file that begins so and is no stream."""
+    for start, name in _COMPRESSED.items():
+        if first.startswith(start):
+            return f"it is compressed: `{name} -dc FILE | vmferry xray -`"
+    return other
+
+
 @contextmanager
 def _opened(file: str) -> Iterator[BinaryIO]:
+    if not file:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     if file == _STANDARD_INPUT:
         if sys.stdin is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))

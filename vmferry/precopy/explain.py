@@ -189,11 +189,11 @@ def _opening(evidence: Evidence) -> str:
     took = format_duration(evidence.seconds)
     where = f"in pass {last.sync_count}" if last.sync_count else "before pass 1"
     sent = f"{format_size(last.transferred)} had been sent"
+    if _is_rehearsal(evidence):
+        return f"After {took} the rehearsal was {where}; {sent}."
     if happened is None:
         return f"After {took} the migration is {where}; {sent} so far."
     error = f" QEMU said: {evidence.error.rstrip('.')}." if evidence.error else ""
-    if _is_rehearsal(evidence) and evidence.status == "cancelled":
-        return f"The rehearsal ended after {took}, {where}; {sent}."
     return f"The migration {happened} after {took}, {where}; {sent}.{error}"
 
 
