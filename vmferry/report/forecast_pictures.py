@@ -23,7 +23,7 @@ def narrowing(
     if len(known) < _LEAST:
         return None
     over = span[1] if ended is None else ended
-    figure = over_time((0.0, over))
+    figure = over_time(span)
     # What was told holds until it is told again.
     known.append((max(over, known[-1][0]), known[-1][1]))
     times = [t for t, _ in known]
@@ -51,7 +51,7 @@ def odds(told: Sequence[Told], span: tuple[float, float]) -> go.Figure | None:
     """How likely it was that the migration converges; None where the verdict never changed."""
     if len({one.verdict for one in told}) < _LEAST:
         return None
-    figure = over_time((0.0, span[1]))
+    figure = over_time(span)
     for colour, ends in ((GREEN, (CERTAIN, 1.0)), (VERMILION, (0.0, 1 - CERTAIN))):
         y0, y1 = (100 * end for end in ends)
         figure.add_hrect(y0=y0, y1=y1, fillcolor=faint(colour), line_width=0, layer="below")
