@@ -23,7 +23,10 @@ def report(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write a page with the pictures of a move: one file, readable without a network."""
+    """Write a page with the pictures of a move.
+
+    It is one HTML file, readable without a network.
+    """
     path = write_report(run, output)
     out = Output(as_json=json)
     out.record({"event": "report", "format": 1, "file": str(path)})

@@ -30,8 +30,8 @@ def of_move(recording: Recording, known: Facts) -> Iterator[str]:
         return
     first = next((one for one in told if one.total_ms is not None), told[0])
     yield section(
-        "Forecast and what happened",
-        _caption(first),
+        "Forecast" if known.status == UNDER_WAY else "Forecast and what happened",
+        _caption(first, _arrived(known)),
         f'<p class="verdict {first.verdict}">{_mark(first)} {escape(_spoken(first))}</p>',
         cards(list(_bands(first, known))) if first.total_ms is not None else "",
         _otherwise(known),
@@ -73,14 +73,12 @@ def of_rehearsal(found: Mapping[str, Any]) -> Iterator[str]:
         yield section("To know", "", bullets(_capital(note) for note in notes))
 
 
-def _caption(first: Told) -> str:
+def _caption(first: Told, arrived: bool) -> str:
     when = "before the start" if first.t <= 0 else f"after {format_duration(first.t)}"
-    return (
-        f"Told {when}. The bar is the band of eight in ten cases with its middle, the diamond "
-        "what happened."
-        if first.total_ms is not None
-        else f"Told {when}."
-    )
+    if first.total_ms is None:
+        return f"Told {when}."
+    diamond = ", the diamond what happened" if arrived else ""
+    return f"Told {when}. The bar is the band of eight in ten cases with its middle{diamond}."
 
 
 def _spoken(first: Told) -> str:
