@@ -16,7 +16,9 @@ from vmferry.journal import Journal
 from vmferry.move import account
 from vmferry.move.cost import CostMeter
 from vmferry.move.recorder import Recorder
+from vmferry.precopy.case import Setting
 from vmferry.precopy.explain import Explanation, explain
+from vmferry.precopy.foresight import Foresight
 from vmferry.precopy.outcome import Outcome
 from vmferry.precopy.sample import Sample
 from vmferry.precopy.trace import Trace, read_trace, to_line
@@ -229,6 +231,6 @@ def test_a_bug_in_the_explanation_does_the_move_no_harm(monkeypatch: pytest.Monk
     with Journal.open() as journal:
         run = journal.begin("web", "fixed", {}, {})
         cost = CostMeter(None)
-        recorder = Recorder(journal, run, 300, cost, lambda text: None)
+        recorder = Recorder(journal, run, Foresight(Setting()), cost, lambda text: None)
         (why,) = account._explained(recorder, cost)
     assert "cannot be told, by a bug: ZeroDivisionError" in why

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmferry.precopy.progress import Progress, Snapshot
+from vmferry.precopy.case import Setting
+from vmferry.precopy.foresight import Foresight
+from vmferry.precopy.progress import Progress, Remedy, Snapshot
 from vmferry.precopy.sample import Event, Sample
 from vmferry.precopy.trace import read_trace
 from vmferry.units import MIB
@@ -19,10 +22,15 @@ ORDER = ["setup", "passes", "switchover", "handover", "done"]
 
 
 def snapshots(items: list[Sample | Event]) -> list[Snapshot]:
-    progress = Progress(downtime_limit_ms=300)
+    """As a command shows them that is told forecasts by its guardian."""
+    progress, foresight = Progress(), Foresight(Setting())
     result = []
     for item in items:
         progress.receive(item)
+        foresight.receive(item)
+        found = foresight.due()
+        if found is not None:
+            progress.foresee(found.to_json())
         result.append(progress.snapshot())
     return result
 
@@ -45,6 +53,25 @@ def test_nothing_runs_back_in_a_recording(trace: Path) -> None:
     shown = snapshots(recorded(trace.name))
     assert goes_forward(shown)
     assert max(snapshot.fraction for snapshot in shown) < 1
+
+
+def forecast_of(verdict: str, p10: float, p90: float) -> dict[str, Any]:
+    """As the guardian writes it, as far as it is looked at here."""
+    ends = verdict != "does-not-converge"
+    quantiles = {"p10": p10, "p50": (p10 + p90) / 2, "p90": p90}
+    remedies = [
+        {"change": "bandwidth", "from": 100, "to": 180},
+        {"change": "downtime", "from": 300, "to": 1500},
+        {"change": "post-copy", "from": False, "to": True},
+    ]
+    return {
+        "verdict": verdict,
+        "p_converge": 0.5,
+        "total_ms": quantiles if ends else None,
+        "bytes": quantiles if ends else None,
+        "why": "because",
+        "remedies": [] if ends else remedies,
+    }
 
 
 statuses = st.sampled_from(
@@ -76,21 +103,30 @@ statuses = st.sampled_from(
             name=st.just("MIGRATION_PASS"),
             data=st.builds(lambda n: {"pass": n}, st.integers(1, 8)),
         )
+        | st.builds(
+            forecast_of,
+            st.sampled_from(["converges", "does-not-converge", "uncertain"]),
+            st.floats(0.0, 1e6),
+            st.floats(1e6, 1e12),
+        )
     )
 )
-def test_nothing_runs_back_whatever_comes(items: list[Sample | Event]) -> None:
-    shown = snapshots(items)
+def test_nothing_runs_back_whatever_comes(items: list[Sample | Event | dict[str, Any]]) -> None:
+    progress, shown = Progress(), []
+    for item in items:
+        if isinstance(item, dict):
+            progress.foresee(item)
+        else:
+            progress.receive(item)
+        shown.append(progress.snapshot())
     assert goes_forward(shown)
     assert all(0 <= snapshot.fraction < 1 for snapshot in shown)
 
 
 def test_a_migration_that_converges_is_followed_to_its_end() -> None:
     items = recorded("pg-4t-converges-1.jsonl")
-    progress = Progress(downtime_limit_ms=300)
     at: dict[int, Snapshot] = {}
-    for item in items:
-        progress.receive(item)
-        snapshot = progress.snapshot()
+    for snapshot in snapshots(items):
         at.setdefault(snapshot.pass_number, snapshot)
         assert not snapshot.will_not_converge
     assert at[1].stage == "passes"
@@ -98,28 +134,71 @@ def test_a_migration_that_converges_is_followed_to_its_end() -> None:
     assert at[2].eta is not None and at[2].pass_eta is None
     assert at[2].speed == pytest.approx(128 * MIB, rel=0.05)
     assert at[3].dirty_rate == pytest.approx(19060 * 4096 / 1.908, rel=0.01)
-    last = progress.snapshot()
+    last = snapshot
     assert last.stage == "handover"
     assert last.eta is None
     assert (last.pass_number, last.dirty_left, last.sent) == (8, 0, 2428414189)
+
+
+def test_a_stage_that_is_over_does_not_come_again() -> None:
+    progress = Progress()
     progress.enter("done")
     assert progress.snapshot().fraction == 1.0
     progress.enter("passes")
     assert progress.snapshot().stage == "done"
 
 
+def test_while_passes_still_fall_it_is_not_told_that_they_never_end() -> None:
+    """The recording ends in pass 4: the forecast says never, the passes have not stalled yet."""
+    last = snapshots(recorded("pg-16t-never-converges-1-first-38s.jsonl"))[-1]
+    assert last.estimate is not None
+    assert last.estimate.verdict == "uncertain" and last.estimate.p_converge < 0.2
+    assert not last.will_not_converge and last.eta is None
+
+
 def test_a_migration_that_does_not_converge_holds_the_bar_and_says_so() -> None:
-    shown = snapshots(recorded("pg-16t-never-converges-1-first-38s.jsonl"))
+    progress = Progress()
+    shown = []
+    for n in range(1, 12):
+        progress.receive(
+            Sample(
+                t=float(n),
+                status="active",
+                total=1 << 30,
+                transferred=n << 20,
+                remaining=50 << 20,
+                normal_pages=n << 8,
+                sync_count=n,
+            )
+        )
+        if n == 3:
+            progress.foresee(forecast_of("does-not-converge", 0, 0))
+        shown.append(progress.snapshot())
     hopeless = [snapshot for snapshot in shown if snapshot.will_not_converge]
-    assert len(hopeless) >= 8
+    assert len(hopeless) >= 5
     assert all(snapshot.eta is None for snapshot in hopeless)
     assert len({snapshot.fraction for snapshot in hopeless}) == 1
     assert hopeless[0].estimate is not None
-    assert hopeless[0].estimate.hovers_at > hopeless[0].estimate.threshold
+    assert hopeless[0].estimate.remedies == (Remedy("bandwidth", 180), Remedy("downtime", 1500))
+    progress.foresee(forecast_of("converges", 15_000, 20_000))
+    assert progress.snapshot().eta == (4.0, 9.0)
+    assert progress.snapshot().estimate.remedies == ()  # type: ignore[union-attr]
+
+
+def test_the_eta_counts_down_and_is_not_told_once_it_is_over() -> None:
+    progress = Progress()
+    progress.foresee(forecast_of("converges", 4000, 6000))
+    etas = []
+    for t in (1.0, 5.0, 6.5):
+        progress.receive(Sample(t=t, status="active", total=1 << 30, sync_count=1))
+        etas.append(progress.snapshot().eta)
+    assert etas == [(3.0, 5.0), (0.0, 1.0), None]
+    progress.foresee(forecast_of("uncertain", 8000, 9000))
+    assert progress.snapshot().eta == (1.5, None)
 
 
 def test_events_alone_show_the_pass_and_the_stage() -> None:
-    progress = Progress(downtime_limit_ms=300)
+    progress = Progress()
     assert progress.snapshot().stage == "setup"
     progress.receive(Event(0.1, "MIGRATION_PASS", {"pass": 1}))
     assert progress.snapshot().stage == "passes"

@@ -6,6 +6,8 @@ import json
 import sqlite3
 from typing import Any
 
+import pytest
+
 from vmferry.controller import Controller
 from vmferry.host.paths import journal_file
 from vmferry.hypervisor.simulated import Guest, SimulatedMove
@@ -14,11 +16,17 @@ from vmferry.move.cost import CostMeter
 from vmferry.move.recorder import Recorder
 from vmferry.policy.base import Abandon, ActionResult, Limits, SetBandwidth
 from vmferry.policy.fixed import Fixed
+from vmferry.precopy.case import Host, Link, Setting
+from vmferry.precopy.foresight import Foresight, Known
+from vmferry.precopy.profile import CurvePoint, DirtyProfile
+from vmferry.precopy.quantiles import Quantiles
 from vmferry.precopy.sample import Event, Sample
-from vmferry.precopy.trace import read_trace
+from vmferry.precopy.trace import Note, read_trace
+from vmferry.testguest.settings import PageWriterSettings
 from vmferry.units import MIB
 
 GUEST = Guest(32 * MIB, 16 * MIB)
+BUSY = Guest(64 * MIB, 16 * MIB, PageWriterSettings(working_set=16 * MIB, write_rate=12 * MIB))
 
 
 class Heard:
@@ -35,9 +43,11 @@ class Heard:
         return [line["message"] for line in self.lines if "message" in line]
 
 
-def recorder(journal: Journal, heard: Heard) -> tuple[Recorder, str]:
+def recorder(
+    journal: Journal, heard: Heard, foresight: Foresight | None = None
+) -> tuple[Recorder, str]:
     run = journal.begin("web", "fixed", {}, {})
-    return Recorder(journal, run, 300, CostMeter(None), heard), run
+    return Recorder(journal, run, foresight or Foresight(Setting()), CostMeter(None), heard), run
 
 
 async def test_what_is_recorded_is_the_run_that_was() -> None:
@@ -64,7 +74,7 @@ def test_without_room_it_says_so_once_and_goes_on() -> None:
     connection = sqlite3.connect(journal_file(), isolation_level=None)
     connection.execute("PRAGMA max_page_count = 1")  # no less than there are now
     with Journal(connection, journal_file()) as journal:
-        recording = Recorder(journal, run, 300, CostMeter(None), heard)
+        recording = Recorder(journal, run, Foresight(Setting()), CostMeter(None), heard)
         for number in range(200):
             raw = {"status": "active", "ram": {"total": 4096, "dirty-sync-count": 1}}
             recording.hear(Sample.from_reply(number / 10, raw))
@@ -124,3 +134,52 @@ def test_it_ends_when_the_vm_runs_at_the_destination() -> None:
         recording.hear(Event(3.2, "RESUME", {}))
         recording.hear(Event(3.3, "MIGRATION", {"status": "completed"}, "destination"))
         assert recording.ended_at() == 3.1
+
+
+def known() -> Known:
+    """What a rehearsal of BUSY may have found."""
+    point = CurvePoint(1.0, 10 * MIB, 9 * MIB, 11 * MIB)
+    profile = DirtyProfile((point,), BUSY.ram_bytes, 0, 32 * MIB, source="rehearsal")
+    speed = Quantiles.exact(200 * MIB)
+    return Known(Link(speed, speed), Host(), profile, "the rehearsal of yesterday")
+
+
+async def test_what_was_foretold_is_recorded_and_told() -> None:
+    move, heard = SimulatedMove(BUSY), Heard()
+    setting = Setting(bandwidth=20 * MIB)
+    with Journal.open() as journal:
+        recording, run = recorder(journal, heard, Foresight(setting, known()))
+        recording.line({"vmferry": {"format": 1}})
+        recording.foretell()
+        policy = Fixed(Limits(bandwidth=20 * MIB))
+        await Controller(move.migration, policy, recording.hear).run()
+        recording.judge()
+        recording.flush()
+        trace = read_trace(journal.lines(run), "the run")
+    told = [item for item in trace.items if isinstance(item, Note) and item.kind == "forecast"]
+    assert told[0].t == 0 and told[0].value["given"]["standing"] is None
+    assert len(told) >= 2
+    for note in told[1:]:
+        assert note.t == note.value["given"]["standing"]["t"] > 0
+        assert note.value["verdict"] == "converges"
+    (message,) = heard.messages
+    assert message.startswith("Foretold: it converges (odds of ")
+    assert "the rehearsal of yesterday" in message
+    assert recording.verdict == "converges"
+
+
+def test_a_forecast_that_fails_does_not_fail_the_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = Heard()
+
+    def broken(self: Foresight) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(Foresight, "due", broken)
+    with Journal.open() as journal:
+        recording, _ = recorder(journal, heard)
+        for number in range(3):
+            recording.hear(Sample.from_reply(number / 10, {"status": "active"}))
+    assert heard.messages == [
+        "there are no more forecasts, by a bug: ZeroDivisionError: division by zero"
+    ]
+    assert len(heard.lines) == 4

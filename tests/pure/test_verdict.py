@@ -37,7 +37,7 @@ COST = CostRecord(
 
 def ended(name: str, **changes: object) -> Outcome:
     """A recording as the end of a run that moved."""
-    progress = Progress(downtime_limit_ms=300)
+    progress = Progress()
     for item in read_trace((DATA / name).read_text(encoding="utf-8").splitlines()).inputs:
         progress.receive(item)
     snapshot = progress.snapshot()

@@ -14,7 +14,7 @@ from vmferry.units import GIB, MIB, format_duration, format_rate, format_size
 if TYPE_CHECKING:
     from vmferry.cli.migrate import Moved
     from vmferry.move.run import Request
-    from vmferry.precopy.convergence import Estimate
+    from vmferry.precopy.progress import Estimate
 
 NAME = "vmferry-demo"
 GUEST: dict[str, Any] = {

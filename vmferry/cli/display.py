@@ -16,8 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from vmferry.cli.output import printable
-from vmferry.precopy.convergence import Estimate
-from vmferry.precopy.progress import Snapshot
+from vmferry.precopy.progress import Estimate, Snapshot
 from vmferry.report.words import story
 from vmferry.units import format_duration, format_network_rate, format_rate, format_size
 
@@ -205,20 +204,14 @@ def going(snapshot: Snapshot) -> str:
 
 
 def _why_not(estimate: Estimate) -> str:
-    remedies = [
-        f"{format_rate(remedy.after)}"
+    remedies = " or ".join(
+        f"at least {format_rate(remedy.after)}"
         if remedy.change == "bandwidth"
-        else f"a downtime limit of {format_duration(remedy.after)}"
+        else f"a downtime limit of {format_duration(remedy.after / 1000)}"
         for remedy in estimate.remedies
-    ]
-    pass_time = format_duration(estimate.hover_seconds)
-    return (
-        f"passes settle at {format_size(estimate.hovers_at)} left, as "
-        f"{format_size(estimate.rewritten)} is rewritten in a pass of {pass_time}, "
-        f"and the downtime limit allows {format_size(estimate.threshold)} at "
-        f"{format_rate(estimate.speed)}"
-        + (f"; {' or '.join(remedies)} would do" if remedies else "")
     )
+    enough = f" {remedies[0].upper()}{remedies[1:]} would do." if remedies else ""
+    return f"{estimate.why}{enough}"
 
 
 def _interval(low: float, high: float | None) -> str:

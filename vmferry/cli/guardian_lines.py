@@ -31,6 +31,9 @@ def show(line: Mapping[str, Any], progress: Progress, display: Display) -> None:
     item = item_of(line)
     if not isinstance(item, Note):
         progress.receive(item)
+    elif item.kind == "forecast":
+        progress.foresee(item.value)
+        display.record({"event": "forecast", "t": item.t, **item.value})
     elif item.kind == "stage":
         if item.value not in STAGE_OF:
             return

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from vmferry.cli.display import Display
     from vmferry.errors import RefusedError
     from vmferry.move.run import Request
-    from vmferry.precopy.convergence import Estimate
     from vmferry.precopy.outcome import Outcome
+    from vmferry.precopy.progress import Estimate
 
 EXIT_STATUS = {
     "completed": 0,
@@ -144,7 +144,7 @@ def carry_out(request: Request, display: Display, *, trace: Path | None = None) 
 
     parse_destination(request.to)
     settle_earlier(parse_vm(request.vm).key)
-    progress = Progress(request.limits.downtime_limit_ms)
+    progress = Progress()
     outcome: dict[str, Any] | None = None
     try:
         for line in guarded(request, lambda: display.message(CANCELLING)):

@@ -92,7 +92,7 @@ def carry_out(request: RehearsalRequest, display: Display) -> Rehearsed:
     from vmferry.vm.address import parse_vm
 
     settle_earlier(parse_vm(request.vm).key)
-    progress = Progress(request.limits.downtime_limit_ms)
+    progress = Progress()
     outcome: dict[str, Any] | None = None
     found: dict[str, Any] | None = None
     xray: dict[str, Any] | None = None

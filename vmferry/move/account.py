@@ -89,7 +89,7 @@ class Account:
         if complaint and self._status() in ("failed", "needs-recovery"):
             reasons.append(f"the destination's QEMU said: {complaint}")
         told = ["; ".join(reason for reason in reasons + problems if reason)]
-        if recorder.estimate is not None and self._status() in ("abandoned", "cancelled"):
+        if recorder.verdict is not None and self._status() in ("abandoned", "cancelled"):
             told += _explained(recorder, cost)
         return "\n".join(line for line in told if line)
 

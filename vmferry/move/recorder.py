@@ -9,13 +9,13 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from vmferry.journal import Journal, JournalError
 from vmferry.move.cost import CostMeter
 from vmferry.policy.base import Action, ActionResult, Input, SetBandwidth, SetDowntimeLimit
-from vmferry.precopy.convergence import Convergence, Estimate
-from vmferry.precopy.passes import PassTracker
+from vmferry.precopy.forecast import Forecast, Verdict
+from vmferry.precopy.foresight import Foresight, foretold
 from vmferry.precopy.sample import Event, Sample
 from vmferry.precopy.trace import Item, Note, Trace
 
@@ -30,13 +30,15 @@ class Recorder:
         self,
         journal: Journal,
         run: str,
-        downtime_limit_ms: int,
+        foresight: Foresight,
         cost: CostMeter,
         emit: Callable[[str], None],
     ) -> None:
-        self.tracker = PassTracker()
-        self.estimate: Estimate | None = None
-        self._convergence = Convergence(self.tracker, downtime_limit_ms)
+        self.tracker = foresight.tracker
+        # How it would have gone on; None where not even a speed was seen.
+        self.verdict: Verdict | Literal["unknown"] | None = None
+        self._foresight = foresight
+        self._foretells = True
         self.last: Sample | None = None
         self.error = ""
         self.events: list[Event] = []
@@ -60,13 +62,13 @@ class Recorder:
                 self._cost.poll()
                 # The raw reply is long, and the journal has it.
                 self._items.append(replace(item, raw={}))
-                self.tracker.receive(item)
-                self._convergence.receive(item)
+                self._foresight.receive(item)
                 self.line({"t": _t(item.t), "query-migrate": item.raw})
+                self._foretell(item.t, self._foresight.due)
             case Event():
                 self.events.append(item)
                 self._items.append(item)
-                self.tracker.receive(item)
+                self._foresight.receive(item)
                 raw = {"event": item.name, "data": item.data}
                 self.line({"t": _t(item.t), "event": raw, "side": item.side})
             case ActionResult():
@@ -75,9 +77,38 @@ class Recorder:
                 self._items.append(Note(item.t, "action", action, result))
                 self.line({"t": _t(item.t), "action": action, "result": result})
 
+    def foretell(self) -> None:
+        """Before the start: what is foretold, where enough is known."""
+        found = self._foretell(0.0, self._foresight.before)
+        if found is not None:
+            words = foretold(found, self._foresight.known.source)
+            self._emit(json.dumps({"message": words}))
+
     def judge(self) -> None:
-        """Judge the migration as it is now; after its end its figures are gone."""
-        self.estimate = self._convergence.estimate()
+        """Keep the latest verdict. It must take no time: the VM may stand still for its switchover.
+
+        None where the migration came to nothing that could be explained.
+        """
+        latest = self._foresight.latest
+        if latest is not None:
+            self.verdict = latest.verdict
+        elif self.last is not None and self.last.transferred > 0:
+            self.verdict = "unknown"
+
+    def _foretell(self, t: float, forecast: Callable[[], Forecast | None]) -> Forecast | None:
+        """Write a forecast down, if there is one. Whatever is wrong with it, the move goes on."""
+        if not self._foretells:
+            return None
+        try:
+            found = forecast()
+        except Exception as error:
+            self._foretells = False
+            message = f"there are no more forecasts, by a bug: {type(error).__name__}: {error}"
+            self._emit(json.dumps({"message": message}))
+            return None
+        if found is not None:
+            self.line({"t": _t(t), "forecast": found.to_json()})
+        return found
 
     @property
     def trace(self) -> Trace:

@@ -26,6 +26,7 @@ from vmferry.journal import Journal, JournalError
 from vmferry.move.account import Account
 from vmferry.move.cost import CostMeter
 from vmferry.move.guest import GuestWatch
+from vmferry.move.known import known_of, setting_of
 from vmferry.move.parties import Parties, Party, RunLedger, tidy
 from vmferry.move.prepare import (
     Destined,
@@ -42,6 +43,7 @@ from vmferry.move.prepare import (
 from vmferry.move.recorder import Recorder
 from vmferry.policy.base import Input, Limits
 from vmferry.policy.fixed import Fixed
+from vmferry.precopy.foresight import Foresight
 from vmferry.precopy.outcome import Outcome
 from vmferry.precopy.sample import Event
 from vmferry.settle import Sides, settle
@@ -172,17 +174,20 @@ class MoveRun:
             disks=source.disks,
         )
         limits = asdict(request.limits)
+        setting = setting_of(request.limits)
+        known = known_of(self._journal, source.key, to, setting)
         run = self._journal.begin(source.key, request.policy, limits, parties.to_json())
         self._tell(json.dumps({"run": run}))
         cost = CostMeter(source.side.process, request.pin_apart)
-        limit = request.limits.downtime_limit_ms
-        recorder = Recorder(self._journal, run, limit, cost, self._tell)
+        foresight = Foresight(setting, known, time.time())
+        recorder = Recorder(self._journal, run, foresight, cost, self._tell)
         guest = GuestWatch(recorder.line)
         work = _Work(source, to, parties, recorder, cost, guest)
         if waiting is not None:
             work.destination = waiting.side
             work.complaints = StandardError(waiting.side.process)
         recorder.line(_header(run, request))
+        recorder.foretell()
         try:
             return await self._carry_out(run, work)
         finally:

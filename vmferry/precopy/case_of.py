@@ -68,24 +68,12 @@ def case_of(trace: Trace, source: Source = "trace", name: str = "the trace") -> 
 
     Raises UsageError where pass 1 is not over.
     """
-    seen = _Seen()
+    seen = Watch()
     for item in trace.items:
         seen.receive(item)
     tracker, last = seen.tracker, seen.last
     current = None if tracker.ended else tracker.current
-    profile = None
-    if last is not None:
-        profile = profile_of_passes(
-            tracker.passes,
-            current,
-            last,
-            throttles=seen.throttles,
-            zero_end=seen.zero_end,
-            zero_share=seen.zero_share,
-            polling=seen.polling,
-            source=source,
-            at=_started_at(trace.header),
-        )
+    profile = seen.profile(source, _started_at(trace.header))
     if last is None or profile is None:
         raise UsageError(
             f"{name} ends in pass 1: what the guest dirties shows at the end of a pass",
@@ -107,8 +95,8 @@ def case_of(trace: Trace, source: Source = "trace", name: str = "the trace") -> 
 
 
 @dataclass(slots=True)
-class _Seen:
-    """What the samples and notes told so far."""
+class Watch:
+    """What the samples and notes of a migration told so far."""
 
     tracker: PassTracker = field(default_factory=PassTracker)
     last: Sample | None = None
@@ -133,7 +121,33 @@ class _Seen:
         """The share of zero pages in what was sent again."""
         return self.resent_zero / self.resent if self.resent else 0.0
 
+    def profile(
+        self,
+        source: Source,
+        at: float = 0.0,
+        *,
+        latest: int | None = None,
+        threshold: float | None = None,
+    ) -> DirtyProfile | None:
+        """What the passes tell of the guest, as profile_of_passes has it."""
+        if self.last is None:
+            return None
+        return profile_of_passes(
+            self.tracker.passes,
+            None if self.tracker.ended else self.tracker.current,
+            self.last,
+            throttles=self.throttles,
+            zero_end=self.zero_end,
+            zero_share=self.zero_share,
+            polling=self.polling,
+            source=source,
+            at=at,
+            latest=latest,
+            threshold=threshold,
+        )
+
     def receive(self, item: Item) -> None:
+        """Take the next input, in the order of time."""
         if isinstance(item, Note):
             self._note(item)
             return
@@ -187,7 +201,7 @@ class _Seen:
         self.most_limit_ms = max(self.most_limit_ms, limit or 0)
 
 
-def _setting(trace: Trace, seen: _Seen) -> tuple[Setting, Link]:
+def _setting(trace: Trace, seen: Watch) -> tuple[Setting, Link]:
     limits = trace.header.get("limits")
     limits = limits if isinstance(limits, Mapping) else {}
     # A rehearsal changes QEMU's limit as it goes; what was planned is in its header.
@@ -199,7 +213,7 @@ def _setting(trace: Trace, seen: _Seen) -> tuple[Setting, Link]:
     shown = look_at(trace.items)
     link = shown.link if told and (shown.free or shown.capped) else None
     if link is None:
-        cap, link = _by_speeds(seen.speeds or seen.mixed_speeds, cap, told)
+        cap, link = link_by_speeds(seen.speeds or seen.mixed_speeds, cap, told)
         if shown.switchovers and shown.link is not None:
             link = replace(link, burst=shown.link.burst)
     speed = min(cap or link.speed.p50, link.speed.p50)
@@ -239,8 +253,11 @@ def _ratio(passes: Sequence[PassRecord], page_size: int) -> float:
     return pages * (page_size + _PAGE_HEADER) / sent if sent > 0 else 1.0
 
 
-def _by_speeds(speeds: Sequence[float], cap: int | None, told: bool) -> tuple[int | None, Link]:
-    """The cap, where nothing told of it, and the link by QEMU's own measure of its speed."""
+def link_by_speeds(speeds: Sequence[float], cap: int | None, told: bool) -> tuple[int | None, Link]:
+    """The cap, where nothing told of it, and the link by QEMU's own measure of its speed.
+
+    Raises UsageError where there are no speeds.
+    """
     if not speeds:
         raise UsageError("the trace has no sample that shows a speed, so there is no forecast")
     low, middle, high = (quantile(speeds, share) for share in (0.1, 0.5, 0.9))
@@ -259,7 +276,7 @@ def _average(speeds: Sequence[float]) -> Quantiles:
     return Quantiles(max(mean - error, min(speeds)), mean, min(mean + error, max(speeds)))
 
 
-def _ended_early(seen: _Seen, threshold: float, speed: float) -> bool:
+def _ended_early(seen: Watch, threshold: float, speed: float) -> bool:
     far = _FAR_ABOVE * threshold + speed * seen.polling * _HIDDEN
     following = [*seen.tracker.passes[1:], seen.tracker.current]
     return any(

@@ -19,7 +19,7 @@ from vmferry.precopy.outcome import PassRecord
 from vmferry.precopy.passes import PassTracker
 from vmferry.precopy.passmap import Course, PassMap
 from vmferry.precopy.sample import Event, Sample
-from vmferry.precopy.trend import TREND_PASSES, falls
+from vmferry.precopy.trend import settled_at
 
 Verdict = Literal["converges", "does-not-converge", "uncertain", "unknown"]
 
@@ -111,7 +111,8 @@ class Convergence:
             PassMap(curve, working_set, speed, limit, share)
             for curve, speed in zip(curves, reversed(speeds), strict=True)
         )
-        stays_at = _hovering(passes, middle.threshold)
+        dirty = [record.dirty_bytes for record in passes if record.n > 1]
+        stays_at = settled_at(dirty, middle.threshold)
         if stays_at is not None:
             # The passes themselves are the proof; the model has to agree with them.
             best, middle, worst = (_agreeing(m, stays_at) for m in (best, middle, worst))
@@ -242,13 +243,6 @@ def _verdict(courses: Sequence[Course | None]) -> Verdict:
     if all(course is not None for course in courses):
         return "converges"
     return "uncertain" if any(course is not None for course in courses) else "does-not-converge"
-
-
-def _hovering(passes: Sequence[PassRecord], threshold: float) -> float | None:
-    """What the syncs leave dirty on average, where many passes show no falling trend."""
-    dirty = [record.dirty_bytes for record in passes if record.n > 1]
-    latest = dirty[-TREND_PASSES:]
-    return None if falls(dirty) or min(latest) <= threshold else fmean(latest)
 
 
 def _agreeing(model: PassMap, hovers_at: float) -> PassMap:

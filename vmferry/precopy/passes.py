@@ -149,6 +149,13 @@ class PassTracker:
         return records
 
 
+def dirty_at_syncs(tracker: PassTracker) -> list[int]:
+    """What each sync but the first, as far as there were any, left to send; in bytes."""
+    current = tracker.current
+    records = [*tracker.passes, *([current] if current is not None else [])]
+    return [record.dirty_bytes for record in records if record.n > 1]
+
+
 def resent_bytes(passes: Sequence[PassRecord]) -> int:
     """Of the bytes sent, those that were not the first copy of their page."""
     if not passes:

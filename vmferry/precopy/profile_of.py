@@ -8,7 +8,7 @@ there are, make its doubt.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, hypot, log
 from statistics import fmean
 
@@ -31,6 +31,8 @@ _HALF_LIFE = 6.0
 _OF_POLLING = 0.25
 # In search of the window that finds what was dirty: its precision, and when to give up.
 _FINER, _OLDEST = 1.1, 1000.0
+# Two syncs between two samples may seem to be one moment.
+_SHORTEST_MS = 0.1
 _ROUNDS = 8
 
 # Ten thousands of passes ago still counts, or nothing would be left to divide by.
@@ -63,19 +65,28 @@ def profile_of_passes(
     polling: float = 0.0,
     source: Source = "run",
     at: float = 0.0,
+    latest: int | None = None,
+    threshold: float | None = None,
 ) -> DirtyProfile | None:
     """The profile that finished passes, and the begin of the `current` one, tell.
 
     `last` is the last sample with figures, `throttles` the per cent that held the guest in each
     pass, `zero_end` the zero pages that pass 1 ended with, in bytes, `zero_share` the share of zero
-    pages in later passes, `polling` the seconds between samples, `at` the unix time. None where
-    pass 1 is not over: then nothing is known of the curve.
+    pages in later passes, `polling` the seconds between samples, `at` the unix time. Only pass 1
+    and the `latest` ones are looked at. None where pass 1 is not over: then nothing is known of
+    the curve. `threshold` is what QEMU leaves over at the most, in bytes, where that is known: it
+    makes a guess of it better.
     """
     if not passes or (current is None and len(passes) < 2):
         return None
     throttle = min((throttles or {}).get(last.sync_count, 0.0), 99.0)
     working_set = _working_set(passes, current)
-    found = _found(passes, current, throttles or {}, throttle, polling)
+    pairs = _pairs(passes, current)
+    if latest is not None:
+        pairs = [*pairs[:1], *pairs[1:][-latest:]]
+    if threshold is not None:
+        pairs = [(_leaving(record, threshold), later) for record, later in pairs]
+    found = _found(passes, pairs, throttles or {}, throttle, polling)
     first = passes[0]
     zero_pages = first.zero_pages + _left_over_zero_pages(passes, current, zero_share, last)
     return DirtyProfile(
@@ -116,6 +127,14 @@ def zero_pages_per_second(passes: Sequence[PassRecord], speed: float) -> float |
     return first.zero_pages / max(seconds, first.duration_ms / 1e6, 1e-6)
 
 
+def _leaving(record: PassRecord, most: float) -> PassRecord:
+    """The pass with no more left over than `most`: zero pages go by too fast to be seen, so that
+    those which a pass ends with are taken for left over."""
+    if "left_bytes" not in record.estimated or record.left_bytes <= most:
+        return record
+    return replace(record, left_bytes=round(most))
+
+
 def _left_over_zero_pages(
     passes: Sequence[PassRecord], current: PassRecord | None, zero_share: float, last: Sample
 ) -> int:
@@ -129,13 +148,12 @@ def _left_over_zero_pages(
 
 def _found(
     passes: Sequence[PassRecord],
-    current: PassRecord | None,
+    pairs: Sequence[tuple[PassRecord, PassRecord]],
     throttles: Mapping[int, float],
     throttle: float,
     polling: float,
 ) -> list[_Found]:
     """What each pass tells, as windows of a guest that is held by `throttle`."""
-    pairs = _pairs(passes, current)
     certain = [pair for pair in pairs if "new_bytes" not in pair[1].estimated]
     low, middle, high = (_whole(passes, certain or pairs, times) for times in OVERLAP)
     result = []
@@ -206,7 +224,7 @@ def _again(
         # Addresses of its own among all of the memory, unless the rewritten ones are just these.
         by_chance = min(curve(window) / max(record.dirty_bytes, 1), 1.0)
         return 1.0 if times == OVERLAP[-1] else by_chance
-    since = passes[record.n - 2].duration_ms
+    since = max(passes[record.n - 2].duration_ms, _SHORTEST_MS)
     while curve(since) < record.dirty_bytes and since < _OLDEST * window:
         since *= _FINER
     before = curve(since)

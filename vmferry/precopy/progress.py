@@ -1,13 +1,17 @@
-"""How far a migration is, for the display: one snapshot at a time, without any words or colours."""
+"""How far a migration is, for the display: one snapshot at a time, without any words or colours.
+
+Forecasts come to it as the guardian wrote them (foresight.py): to make them takes numpy.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from vmferry.precopy.convergence import Convergence, Estimate
-from vmferry.precopy.passes import PassTracker
+from vmferry.precopy.passes import PassTracker, dirty_at_syncs
 from vmferry.precopy.sample import Event, Sample
+from vmferry.precopy.trend import still_falls
 
 Stage = Literal["setup", "passes", "switchover", "handover", "done"]
 
@@ -27,12 +31,37 @@ _BELOW_END = 0.99
 
 
 @dataclass(frozen=True, slots=True)
+class Remedy:
+    """A change that would be enough: bandwidth in bytes per second, downtime in milliseconds."""
+
+    change: Literal["bandwidth", "downtime"]
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What the latest forecast says of the migration as it goes.
+
+    The verdict is "uncertain" where the forecast says that it does not converge and the passes are
+    still falling. `ends` is when it ends at the least and at the most, in seconds since it was
+    issued, `bytes` what it will have sent at the most; None where it does not converge.
+    """
+
+    verdict: Literal["converges", "does-not-converge", "uncertain"]
+    p_converge: float
+    ends: tuple[float, float] | None
+    bytes: float | None
+    why: str
+    remedies: tuple[Remedy, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """What to show now. Bytes, bytes per second, seconds, per cent.
 
     `eta` is the remaining time at the least and at the most, a most of None being "perhaps never";
-    it is None where nothing can be told (pass 1, where `pass_eta` is what is left of that pass) or
-    where the migration will not converge as it goes: then `estimate` has the numbers. `dirty_rate`
+    it is None where nothing can be told, or where the migration will not converge as it goes: then
+    `estimate` says why. `pass_eta` is what is left of pass 1 where no more is known. `dirty_rate`
     is None while nothing measured it. `fraction` never falls.
     """
 
@@ -52,27 +81,27 @@ class Snapshot:
     @property
     def will_not_converge(self) -> bool:
         """Whether it goes on for ever as things are."""
-        verdict = self.estimate.verdict if self.estimate else "unknown"
-        return self.stage == "passes" and verdict == "does-not-converge"
+        never = self.estimate is not None and self.estimate.verdict == "does-not-converge"
+        return self.stage == "passes" and never
 
 
 class Progress:
     """Turns the inputs of one migration into snapshots. Owns the run's PassTracker."""
 
-    def __init__(self, downtime_limit_ms: int) -> None:
+    def __init__(self) -> None:
         self.tracker = PassTracker()
-        self.convergence = Convergence(self.tracker, downtime_limit_ms)
         self._t = 0.0
         self._stage: Stage = "setup"
         self._last: Sample | None = None
         self._speed = 0.0
         self._fraction = 0.0
         self._estimate: Estimate | None = None
+        self._forecast: Mapping[str, Any] | None = None
+        self._remedies: tuple[Remedy, ...] = ()
 
     def receive(self, item: Sample | Event) -> None:
         """Take the next input, in the order of time."""
         self.tracker.receive(item)
-        self.convergence.receive(item)
         self._t = max(self._t, item.t)
         if isinstance(item, Sample):
             self._receive_sample(item)
@@ -80,6 +109,19 @@ class Progress:
             self.enter("passes")
         elif item.name == "MIGRATION" and item.side == "source":
             self._enter_status(str(item.data.get("status")))
+
+    def foresee(self, forecast: Mapping[str, Any]) -> None:
+        """Take a forecast, as its `to_json` has it; after the vCPUs stopped there is none."""
+        self._forecast = forecast
+        if forecast["verdict"] != "does-not-converge":
+            self._remedies = ()
+        elif forecast["remedies"]:
+            self._remedies = tuple(
+                Remedy(one["change"], one["to"])
+                for one in forecast["remedies"]
+                if one["change"] in ("bandwidth", "downtime")
+            )
+        self._judge()
 
     def enter(self, stage: Stage) -> None:
         """Note a stage that only the caller knows of (handover, done). Stages never go back."""
@@ -101,8 +143,8 @@ class Progress:
             speed=self._speed,
             dirty_rate=self._dirty_rate(),
             throttle=last.throttle if last else 0,
-            eta=estimate.seconds if estimate and moving else None,
-            pass_eta=estimate.pass_seconds if estimate and moving else None,
+            eta=self._eta() if moving else None,
+            pass_eta=self._pass_eta() if estimate is None and moving else None,
             estimate=estimate,
             fraction=self._fraction,
         )
@@ -118,9 +160,47 @@ class Progress:
             self._speed += (speed - self._speed) * (weight if self._speed else 1.0)
         self._last = sample
         if self._stage == "passes":
-            # After the vCPUs stopped there is nothing to forecast any more.
-            self._estimate = self.convergence.estimate()
+            self._judge()
         self._advance(sample)
+
+    def _judge(self) -> None:
+        """What the forecast and the passes say together.
+
+        Two syncs without a new low are asked for, so that a model that errs while passes are still
+        falling is not believed; once told it stands, since what hovers wanders.
+        """
+        found, told = self._forecast, self._estimate
+        if found is None:
+            return
+        verdict = found["verdict"]
+        if verdict == "does-not-converge":
+            stands = told is not None and told.verdict == verdict
+            if not stands and still_falls(dirty_at_syncs(self.tracker)):
+                verdict = "uncertain"
+        total, size = found["total_ms"], found["bytes"]
+        self._estimate = Estimate(
+            verdict=verdict,
+            p_converge=found["p_converge"],
+            ends=(total["p10"] / 1000, total["p90"] / 1000) if total else None,
+            bytes=size["p90"] if size else None,
+            why=found["why"],
+            remedies=self._remedies,
+        )
+
+    def _eta(self) -> tuple[float, float | None] | None:
+        """What is left of the time that was forecast; None where it is over, or there is none."""
+        estimate = self._estimate
+        if estimate is None or estimate.ends is None or self._t > estimate.ends[1]:
+            return None
+        least, most = (max(end - self._t, 0.0) for end in estimate.ends)
+        return least, most if estimate.verdict == "converges" else None
+
+    def _pass_eta(self) -> tuple[float, float] | None:
+        """What is left may be zero pages, which take next to no time, or none of them."""
+        last = self._last
+        if last is None or last.sync_count != 1 or self._speed <= 0:
+            return None
+        return 0.0, last.remaining / self._speed
 
     def _enter_status(self, status: str) -> None:
         if status in _STAGE_OF_STATUS:
@@ -133,8 +213,8 @@ class Progress:
             done = _BELOW_END
         elif sample.sync_count <= 1:
             done = _PASS_1 * sample.transferred / max(sample.transferred + sample.remaining, 1)
-        elif estimate is not None and estimate.bytes is not None and estimate.bytes[1] is not None:
-            done = sample.transferred / max(sample.transferred + estimate.bytes[1], 1)
+        elif estimate is not None and estimate.bytes is not None:
+            done = sample.transferred / max(estimate.bytes, 1.0)
         else:
             return
         self._fraction = max(self._fraction, min(done, _BELOW_END))

@@ -5,6 +5,7 @@
     {"t": 1.2, "event": {raw QMP event}, "side": "source"}
     {"t": 1.2, "action": {…}, "result": …}
     {"t": 1.2, "parameters" | "guest" | "host" | "stage": …}
+    {"t": 1.2, "forecast": {…}}                       what was foretold then; at 0, before the start
     {"t": 1.2, "rehearsal" | "profile" | "xray": …}   what a rehearsal found, at its end
 
 `t` is in seconds since migrate was issued. Reads and writes lines, never files.
@@ -22,7 +23,9 @@ from vmferry.errors import UsageError
 from vmferry.precopy.sample import Event, Sample
 
 FORMAT = 1
-Kind = Literal["parameters", "action", "guest", "host", "stage", "rehearsal", "profile", "xray"]
+Kind = Literal[
+    "parameters", "action", "guest", "host", "stage", "forecast", "rehearsal", "profile", "xray"
+]
 _KINDS = ("query-migrate", "event", *get_args(Kind))
 _COUNTERS = (
     "total",

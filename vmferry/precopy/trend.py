@@ -13,6 +13,8 @@ from statistics import fmean
 # The passes in which a new low has to come.
 TREND_PASSES = 8
 _NEW_LOW = 0.9
+# A model may have the last word where as many passes bring no new low.
+_STALLED_PASSES = 2
 # So steep that it is no wandering: a load that has ended falls from a height of its own.
 _STEEP = 0.7
 
@@ -26,5 +28,22 @@ def falls(dirty: Sequence[float]) -> bool:
         return True
     before, latest = dirty[:-TREND_PASSES], dirty[-TREND_PASSES:]
     half = TREND_PASSES // 2
-    new_low = min(latest) < _NEW_LOW * min(before)
-    return new_low or fmean(latest[half:]) < _STEEP * fmean(latest[:half])
+    return _new_low(before, latest) or fmean(latest[half:]) < _STEEP * fmean(latest[:half])
+
+
+def still_falls(dirty: Sequence[float]) -> bool:
+    """Whether the latest syncs brought a new low, or are too few: then a model that says that it
+    does not converge may be wrong. The passes alone prove nothing so soon."""
+    if len(dirty) <= _STALLED_PASSES:
+        return True
+    return _new_low(dirty[:-_STALLED_PASSES], dirty[-_STALLED_PASSES:])
+
+
+def settled_at(dirty: Sequence[float], threshold: float) -> float | None:
+    """What the latest syncs found on average, where they prove that the passes hover above it."""
+    latest = dirty[-TREND_PASSES:]
+    return None if falls(dirty) or min(latest) <= threshold else fmean(latest)
+
+
+def _new_low(before: Sequence[float], latest: Sequence[float]) -> bool:
+    return min(latest) < _NEW_LOW * min(before)

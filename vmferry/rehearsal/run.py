@@ -25,12 +25,14 @@ from vmferry.journal import Journal, JournalError
 from vmferry.move.account import Account
 from vmferry.move.cost import CostMeter
 from vmferry.move.guest import GuestWatch
+from vmferry.move.known import setting_of
 from vmferry.move.parties import Parties, Party, RunLedger, tidy
 from vmferry.move.prepare import Source, open_source, refuse_unsettled
 from vmferry.move.recorder import Recorder
 from vmferry.move.run import InboxClock
 from vmferry.policy.base import Input
 from vmferry.policy.rehearse import Rehearse
+from vmferry.precopy.foresight import Foresight
 from vmferry.precopy.outcome import Outcome
 from vmferry.precopy.sample import Sample
 from vmferry.rehearsal.findings import Findings, verdict_of
@@ -128,7 +130,8 @@ class RehearsalRun:
         if source.ram_trap:
             self._say(f"the figures will be too low: {source.ram_trap}")
         cost = CostMeter(source.side.process)
-        recorder = Recorder(self._journal, run, request.limits.downtime_limit_ms, cost, self._tell)
+        foresight = Foresight(setting_of(request.limits))
+        recorder = Recorder(self._journal, run, foresight, cost, self._tell)
         policy = Rehearse(request.limits, request.seconds)
         guest = GuestWatch(recorder.line)
         work = _Work(source, parties, policy, recorder, cost, guest, Marks())
@@ -153,9 +156,9 @@ class RehearsalRun:
         await self._forget_descriptor(work)
         await work.guest.finish(settled.place)
         verdict = verdict_of(work.policy, ending, stream_end, work.paused)
-        if work.recorder.estimate is None or work.recorder.estimate.verdict != verdict.answer:
-            # It was judged by more than this estimate: do not have both of them tell.
-            work.recorder.estimate = None
+        if work.recorder.verdict != verdict.answer:
+            # It was judged by more than this forecast: do not have both of them tell.
+            work.recorder.verdict = None
         account = Account(run, POLICY, work.parties, verdict.ending, settled)
         problems += work.guest.problems
         outcome = account.outcome(work.recorder, work.cost, work.guest, problems, "")
