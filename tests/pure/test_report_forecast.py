@@ -100,7 +100,13 @@ def test_a_move_that_did_not_get_there_has_nothing_to_compare_with() -> None:
     text = text_of(page)
     assert "5.4 s 5.0 s to 6.0 s Downtime" in text
     assert "the band 20 ms" not in text and 'class="mark"' not in page
-    assert "What happened: abandoned after 5.5 s." in text
+    assert "What happened: abandoned after 5.5 s." in text and "diamond" not in text
+
+
+def test_a_move_under_way_is_forecast_only() -> None:
+    text = text_of(render([HEADER, told(0.0), *POLLED[:3]], None))
+    assert "Forecast Told before the start." in text
+    assert "What happened" not in text and "what happened" not in text
 
 
 def test_the_first_forecast_with_figures_is_compared() -> None:

@@ -23,7 +23,7 @@ def report(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write a page with the pictures of a move.
+    """Write a page with the pictures of a run.
 
     It is one HTML file, readable without a network.
     """
