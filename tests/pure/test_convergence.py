@@ -93,19 +93,6 @@ def test_it_converges_if_and_only_if_it_hovers_below_the_threshold(passes: PassM
     assert passes.converges == (hovers_at < passes.threshold)
 
 
-@given(maps(), st.floats(1.0, 1e3))
-def test_the_course_ends_where_plain_iteration_ends(passes: PassMap, start: float) -> None:
-    assume(abs(passes.hovers_at - passes.threshold) > 0.01 * passes.threshold)
-    dirty, count = passes.threshold * (1 + start), 0
-    begin = dirty
-    while count < 20_000 and (count == 0 or dirty > passes.threshold):
-        dirty, count = passes.next_dirty(dirty), count + 1
-    course = passes.course(begin)
-    assert (course is None) == (dirty > passes.threshold)
-    if course is not None:
-        assert course.passes == count
-
-
 @given(st.floats(0.05, 0.9), st.floats(1e7, 1e10), st.floats(1.0, 100.0))
 def test_a_constant_rate_gives_the_geometric_series(
     ratio: float, speed: float, start: float
@@ -120,20 +107,6 @@ def test_a_constant_rate_gives_the_geometric_series(
     for k in range(1, 8):
         dirty = passes.next_dirty(dirty)
         assert dirty == pytest.approx(fixed + (begin - fixed) * ratio**k, rel=1e-6)
-
-
-@given(maps())
-def test_a_remedy_is_the_smallest_that_helps(passes: PassMap) -> None:
-    assume(not passes.converges)
-    speed, limit = passes.least_speed(), passes.least_downtime_limit()
-    if speed is not None:
-        assert speed > passes.speed
-        assert replace(passes, speed=speed).converges
-        assert not replace(passes, speed=speed * 0.999).converges
-    if limit is not None:
-        assert limit > passes.downtime_limit
-        assert replace(passes, downtime_limit=limit).converges
-        assert not replace(passes, downtime_limit=limit * 0.999).converges
 
 
 @pytest.mark.parametrize(("limit", "converges"), [(0.8, True), (0.3, False)])
@@ -166,10 +139,9 @@ def estimates(name: str) -> list[tuple[Sample, Estimate]]:
     return result
 
 
-def test_in_pass_1_only_the_end_of_the_pass_is_known() -> None:
+def test_in_pass_1_nothing_is_known() -> None:
     first = [e for s, e in estimates("pg-4t-converges-1.jsonl") if s.sync_count == 1]
     assert {e.verdict for e in first} == {"unknown"}
-    assert all(e.seconds is None and e.pass_seconds is not None for e in first)
 
 
 def test_a_recording_that_converges_is_told_so() -> None:
@@ -177,12 +149,6 @@ def test_a_recording_that_converges_is_told_so() -> None:
     verdicts = [e.verdict for _, e in later]
     assert "does-not-converge" not in verdicts
     assert verdicts.count("converges") > 2 * verdicts.count("uncertain")
-    sample, estimate = later[0]
-    assert estimate.seconds is not None
-    low, high = estimate.seconds
-    assert high is not None
-    # It took 3.0 s more.
-    assert 0.8 * low < 17.84 - sample.t < 1.2 * high
 
 
 def test_a_recording_that_never_converges_is_told_so() -> None:
@@ -190,9 +156,6 @@ def test_a_recording_that_never_converges_is_told_so() -> None:
     assert {e.verdict for e in later} == {"does-not-converge"}
     for estimate in later:
         assert estimate.hovers_at > estimate.threshold
-        assert estimate.seconds is None
-        assert {remedy.change for remedy in estimate.remedies} == {"bandwidth", "downtime"}
-        assert all(remedy.after > remedy.before for remedy in estimate.remedies)
 
 
 def test_passes_without_a_falling_trend_are_a_proof() -> None:
@@ -226,4 +189,3 @@ def test_passes_without_a_falling_trend_are_a_proof() -> None:
     last = estimates[-1]
     assert last.verdict == "does-not-converge"
     assert last.hovers_at == pytest.approx(12_000 * page, rel=0.01)
-    assert all(remedy.after > remedy.before for remedy in last.remedies)

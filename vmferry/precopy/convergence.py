@@ -1,4 +1,4 @@
-"""Whether a running migration will converge, when, and what would make it: by its own passes.
+"""Whether a rehearsal's passes would converge, judged at each of them: by these passes alone.
 
 The dirty curve comes from the finished passes, the recent ones counting most, and the speed from
 QEMU's own measurement; their spread gives the interval. The map that both are put into is
@@ -17,7 +17,7 @@ from typing import Literal
 from vmferry.precopy.curve import DirtyCurve
 from vmferry.precopy.outcome import PassRecord
 from vmferry.precopy.passes import PassTracker
-from vmferry.precopy.passmap import Course, PassMap
+from vmferry.precopy.passmap import PassMap
 from vmferry.precopy.sample import Event, Sample
 from vmferry.precopy.trend import settled_at
 
@@ -34,38 +34,18 @@ _LOW, _MIDDLE, _HIGH = 0.25, 0.5, 0.75
 
 
 @dataclass(frozen=True, slots=True)
-class Remedy:
-    """The smallest change of one setting with which the migration would converge.
-
-    `before` and `after` in bytes per second for bandwidth, in seconds for the downtime limit.
-    """
-
-    change: Literal["bandwidth", "downtime"]
-    before: float
-    after: float
-
-
-@dataclass(frozen=True, slots=True)
 class Estimate:
-    """How the migration goes on as things are. Bytes, seconds, bytes per second.
+    """How the passes go on as things are. Bytes, bytes per second.
 
-    `seconds` and `bytes` are what is still to come at the least and at the most; a most of None is
-    "perhaps never". They are None where it does not converge. In pass 1 only `pass_seconds` is
-    known, what is left of that pass. `hovers_at` is what passes settle at, `rewritten` what one of
-    them finds newly dirty there, in `hover_seconds`.
+    The verdict is "unknown" in pass 1. `hovers_at` is what passes settle at, were there no
+    switchover.
     """
 
     verdict: Verdict
     speed: float
     threshold: float
-    seconds: tuple[float, float | None] | None = None
-    bytes: tuple[float, float | None] | None = None
-    pass_seconds: tuple[float, float] | None = None
     working_set: float = 0.0
     hovers_at: float = 0.0
-    rewritten: float = 0.0
-    hover_seconds: float = 0.0
-    remedies: tuple[Remedy, ...] = ()
 
 
 class Convergence:
@@ -97,13 +77,7 @@ class Convergence:
         passes = self._tracker.passes
         points = dirty_points(passes, current)
         if not points:
-            return Estimate(
-                "unknown",
-                speeds[1],
-                speeds[1] * limit,
-                # What is left may be zero pages, which take next to no time, or none of them.
-                pass_seconds=(0.0, last.remaining / speeds[0]) if last.sync_count == 1 else None,
-            )
+            return Estimate("unknown", speeds[1], speeds[1] * limit)
         working_set = _working_set(passes, current)
         curves = _curves(points, working_set)
         share = _wire_share(passes)
@@ -116,21 +90,12 @@ class Convergence:
         if stays_at is not None:
             # The passes themselves are the proof; the model has to agree with them.
             best, middle, worst = (_agreeing(m, stays_at) for m in (best, middle, worst))
-        elapsed = max(last.t - current.start_ms / 1000, 0.0)
-        courses = [m.course(last.remaining, elapsed) for m in (best, middle, worst)]
-        hover = middle.hovers_at
-        hover_seconds = middle.pass_seconds(hover)
         return Estimate(
-            verdict=_verdict(courses),
+            verdict=_verdict([m.converges for m in (best, middle, worst)]),
             speed=middle.speed,
             threshold=middle.threshold,
-            seconds=_interval([c.seconds if c else None for c in courses]),
-            bytes=_interval([c.bytes if c else None for c in courses]),
             working_set=working_set,
-            hovers_at=hover,
-            rewritten=middle.new(hover_seconds),
-            hover_seconds=hover_seconds,
-            remedies=_remedies(worst, middle) if courses[2] is None else (),
+            hovers_at=middle.hovers_at,
         )
 
 
@@ -239,10 +204,10 @@ def quantile(
     return pairs[-1][0]
 
 
-def _verdict(courses: Sequence[Course | None]) -> Verdict:
-    if all(course is not None for course in courses):
+def _verdict(converging: Sequence[bool]) -> Verdict:
+    if all(converging):
         return "converges"
-    return "uncertain" if any(course is not None for course in courses) else "does-not-converge"
+    return "uncertain" if any(converging) else "does-not-converge"
 
 
 def _agreeing(model: PassMap, hovers_at: float) -> PassMap:
@@ -252,23 +217,3 @@ def _agreeing(model: PassMap, hovers_at: float) -> PassMap:
     if 0 < predicted < seen:
         return replace(model, curve=model.curve.scaled(seen / predicted))
     return model
-
-
-def _interval(values: Sequence[float | None]) -> tuple[float, float | None] | None:
-    """The least and the most; None where none of them ends."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return None
-    return min(known), None if len(known) < len(values) else max(known)
-
-
-def _remedies(worst: PassMap, middle: PassMap) -> tuple[Remedy, ...]:
-    """What would be enough even at the worse end of what was measured."""
-    remedies = []
-    speed = worst.least_speed()
-    if speed is not None:
-        remedies.append(Remedy("bandwidth", middle.speed, speed * middle.speed / worst.speed))
-    limit = worst.least_downtime_limit()
-    if limit is not None:
-        remedies.append(Remedy("downtime", middle.downtime_limit, limit))
-    return tuple(remedies)

@@ -1,4 +1,4 @@
-"""The map from one pass to the next, and what follows from it: does it converge, and when?
+"""The map from one pass to the next, and what follows from it: does it converge?
 
 A pass begins with V bytes dirty. QEMU sends until it thinks that what is left is below the
 threshold, speed x downtime limit; u bytes are left over. Meanwhile the guest dirties W(T); of that,
@@ -11,8 +11,7 @@ converges; above it, no number of passes helps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from vmferry.precopy.curve import DirtyCurve
 
@@ -21,17 +20,6 @@ from vmferry.precopy.curve import DirtyCurve
 _HALF_WINDOW = 0.05
 # A dirty bitmap sync of a few GiB; larger guests take longer.
 _SYNC_SECONDS = 0.005
-_MOST_PASSES = 10_000
-_FACTOR_LIMIT = 2.0**20
-
-
-@dataclass(frozen=True, slots=True)
-class Course:
-    """How a migration goes on: seconds and bytes sent until its end, or None for never."""
-
-    seconds: float
-    bytes: float
-    passes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,43 +73,3 @@ class PassMap:
             middle = (low + high) / 2
             low, high = (middle, high) if self.next_dirty(middle) > middle else (low, middle)
         return high
-
-    def course(self, left: float, elapsed: float = 0.0) -> Course | None:
-        """From `left` bytes to send, `elapsed` seconds into a pass, to the end. None is never."""
-        if not self.converges:
-            return None
-        seconds, sent, passes = 0.0, 0.0, 0
-        while passes < _MOST_PASSES:
-            this_pass = self.pass_seconds(left)
-            seconds += this_pass
-            sent += max(left - self.left_over, 0.0)
-            left = min(self.left_over, left) + self.new(this_pass + elapsed)
-            elapsed = 0.0
-            passes += 1
-            if left <= self.threshold:
-                rest = left * self.wire_share
-                return Course(seconds + rest / self.speed, (sent + left) * self.wire_share, passes)
-        return None
-
-    def least_speed(self) -> float | None:
-        """The lowest speed that converges, all else equal. None where none does."""
-        return _least(lambda speed: replace(self, speed=speed).converges, self.speed)
-
-    def least_downtime_limit(self) -> float | None:
-        """The lowest downtime limit that converges, all else equal. None where none does."""
-        return _least(
-            lambda limit: replace(self, downtime_limit=limit).converges, self.downtime_limit
-        )
-
-
-def _least(converges: Callable[[float], bool], value: float) -> float | None:
-    """The root in one variable, from `value` upward: more never makes it worse."""
-    low, high = 0.0, value
-    while not converges(high):
-        low, high = high, high * 2
-        if high > value * _FACTOR_LIMIT:
-            return None
-    while high - low > 1e-4 * high:
-        middle = (low + high) / 2
-        low, high = (low, middle) if converges(middle) else (middle, high)
-    return high
