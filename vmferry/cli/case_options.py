@@ -22,7 +22,7 @@ LEAST_SECONDS, MOST_SECONDS = 1.0, 60.0
 
 OptionalVm = Annotated[
     str | None,
-    typer.Argument(metavar="[VM]", help="A name that `vmferry ls` shows, or qmp:PATH."),
+    typer.Argument(metavar="VM", help="A name that `vmferry ls` shows, or qmp:PATH."),
 ]
 CurveOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="A dirty curve instead of a VM.")
@@ -50,14 +50,14 @@ Measure = Annotated[
     bool,
     typer.Option(
         "--measure",
-        help="Measure the VM's dirty curve now, by QEMU's calc-dirty-rate: quick, and less certain"
-        " than `vmferry rehearse`.",
+        help="Measure now what the VM dirties, by QEMU's calc-dirty-rate: in seconds, and less"
+        " certain than `vmferry rehearse`.",
     ),
 ]
 MeasureFor = Annotated[
     float | None,
     typer.Option(
-        "--for", parser=duration, metavar="TIME", help="With --measure: at most this long; 8s."
+        "--for", parser=duration, metavar="TIME", help="With --measure: at most this long [8s]."
     ),
 ]
 

@@ -26,7 +26,7 @@ def explain(
     ],
     json: Json = False,
 ) -> None:
-    """Tell why a migration did what it did, and what would have made it converge."""
+    """Tell why a migration did what it did, and what would help."""
     found = _of_run(what) if what == LAST or what.isdecimal() else _of_trace(what)
     output = Output(as_json=json)
     output.record(found.to_json())

@@ -35,7 +35,10 @@ def forecast(
     seconds: MeasureFor = None,
     json: Json = False,
 ) -> int:
-    """Foretell a move from what was measured: exit status 0 converges, 7 it does not, 8 unsure."""
+    """Foretell how a move will go, from what was measured.
+
+    Give one of VM, --curve and --trace. Exit status: 0 it converges, 7 it does not, 8 uncertain.
+    """
     from vmferry.precopy.forecast import forecast_many
     from vmferry.precopy.forecast_words import describe
     from vmferry.precopy.remedies import describe_remedies, remedies_of

@@ -46,7 +46,9 @@ def plan(
     max_downtime: Annotated[
         float | None,
         typer.Option(
-            parser=duration, metavar="TIME", help="The VM may stand still this long; as --downtime."
+            parser=duration,
+            metavar="TIME",
+            help="The VM may stand still this long; else as --downtime.",
         ),
     ] = None,
     deadline: Annotated[
@@ -67,7 +69,10 @@ def plan(
     seconds: MeasureFor = None,
     json: Json = False,
 ) -> int:
-    """Show how a move would go under other settings, and which of them to take."""
+    """Show a move under other settings, and which of them to take.
+
+    Give one of VM, --curve and --trace. Exit status: 0 there is one to take, 7 there is none.
+    """
     from vmferry.precopy.plan import Wishes, make_plan
     from vmferry.precopy.plan_words import (
         HEADINGS,

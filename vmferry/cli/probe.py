@@ -36,7 +36,10 @@ def probe(
     seconds: Annotated[
         float | None,
         typer.Option(
-            "--for", parser=duration, metavar="TIME", help="Send this long; with --listen: wait."
+            "--for",
+            parser=duration,
+            metavar="TIME",
+            help="Send this long [3s]; with --listen: wait [5min].",
         ),
     ] = None,
     limit: Annotated[
@@ -48,9 +51,10 @@ def probe(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Measure the network to a destination for a few seconds, for forecasts to use.
+    """Measure the network to a destination, for forecasts.
 
-    No QEMU is touched: at the destination `vmferry probe --listen HOST` waits on a port of its own.
+    It takes a few seconds. No QEMU is touched: at the destination `vmferry probe --listen HOST`
+    waits on a port of its own.
     """
     from vmferry.errors import UsageError
 

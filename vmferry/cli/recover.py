@@ -22,7 +22,10 @@ def recover(
     ] = None,
     json: Json = False,
 ) -> int:
-    """Settle moves that were left half-way: undo them, or finish those that had switched over."""
+    """Settle moves that were left half-way.
+
+    They are undone, or finished where they had switched over.
+    """
     from vmferry.journal import Journal
     from vmferry.vm.lock import forget_dead_holders
 

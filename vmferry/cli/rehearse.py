@@ -32,7 +32,7 @@ def rehearse(
     ] = "300ms",  # type: ignore[assignment]
     seconds: Annotated[
         float,
-        typer.Option("--for", parser=duration, metavar="TIME", help="At most this long."),
+        typer.Option("--for", parser=duration, metavar="TIME", help="Take at most this long."),
     ] = "60s",  # type: ignore[assignment]
     watch: Annotated[
         float | None,
@@ -46,7 +46,11 @@ def rehearse(
     ] = "15min",  # type: ignore[assignment]
     json: Json = False,
 ) -> int:
-    """Find out whether a move would converge: copy the VM's memory to nowhere, under its load."""
+    """Find out whether a move would converge, without moving.
+
+    The VM's memory is copied to nowhere, under its load. Exit status: 0 the move would converge,
+    7 it would not, 8 uncertain.
+    """
     from vmferry.cli.display import make_display
     from vmferry.cli.output import Output
     from vmferry.cli.rehearse_watch import rehearse_over
@@ -87,12 +91,13 @@ def carry_out(request: RehearsalRequest, display: Display) -> Rehearsed:
     """
     from vmferry.cli.guardian_client import GuardianDied, guarded
     from vmferry.cli.guardian_lines import settle_after_death, settle_earlier, show
-    from vmferry.precopy.progress import Progress
-    from vmferry.report.rehearsal_words import describe_rehearsal
+    from vmferry.cli.output import table
+    from vmferry.rehearsal.progress import RehearsalProgress
+    from vmferry.report.rehearsal_words import describe_rehearsal, forecast_rows
     from vmferry.vm.address import parse_vm
 
     settle_earlier(parse_vm(request.vm).key)
-    progress = Progress()
+    progress = RehearsalProgress()
     outcome: dict[str, Any] | None = None
     found: dict[str, Any] | None = None
     xray: dict[str, Any] | None = None
@@ -124,6 +129,9 @@ def carry_out(request: RehearsalRequest, display: Display) -> Rehearsed:
     display.close(outcome)
     if found is not None:
         display.message("\n".join(describe_rehearsal(found, xray)))
+        if rows := forecast_rows(found):
+            display.message(table(rows))
+            display.message(f"`vmferry plan {request.vm}` shows what else would do.")
     return Rehearsed(_status(outcome, found, cancelled=cancelled), outcome, found)
 
 

@@ -35,7 +35,7 @@ def xray(
     file: Annotated[
         str,
         typer.Argument(
-            metavar="FILE", help="A stream that QEMU wrote: migrate exec:cat>FILE; or - ."
+            metavar="FILE", help="What QEMU wrote: migrate exec:cat>FILE; - is standard input."
         ),
     ],
     report: Annotated[
@@ -44,7 +44,7 @@ def xray(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Look into a saved migration stream: what is zero, what is hot, what could be saved."""
+    """Look into a saved migration stream: what is zero, hot, wasted."""
     output = Output(as_json=json)
     if report is not None:
         check_writable("--report", report)
