@@ -209,7 +209,7 @@ def test_what_is_foretold_is_one_line() -> None:
     hopeless = Foresight(setting_of(EDGES["uniform"], 0.5), known).before()
     assert hopeless is not None and hopeless.remedies
     words = foretold(hopeless, known.source)
-    assert words == "Foretold: it does not converge (odds of 0%) (an earlier run)"
+    assert words == "Foretold: it does not converge (odds of < 1 %) (an earlier run)"
 
 
 def test_a_rehearsal_goes_before_an_earlier_run_but_not_before_this_one() -> None:
@@ -282,3 +282,26 @@ def test_passes_without_a_falling_trend_go_before_the_model() -> None:
     assert last.p_converge <= 0.2
     assert "settle at 46.9 MiB" in last.why
     assert told.snapshots[-1].will_not_converge
+
+
+def test_two_syncs_at_one_moment_do_not_hold_it_up() -> None:
+    foresight = Foresight(Setting())
+    times = {1: 0.0, 2: 1.1, 3: 1.1, 4: 1.4}
+    for n, t in times.items():
+        foresight.receive(Event(t, "MIGRATION_PASS", {"pass": n}))
+    figures = [(1.0, 1, 9900, 100), (1.25, 3, 9950, 3000), (1.75, 4, 13000, 2500)]
+    for t, n, sent, left in figures:
+        foresight.receive(
+            Sample(
+                t=t,
+                status="active",
+                total=1 << 30,
+                transferred=sent * 4096,
+                remaining=left * 4096,
+                normal_pages=sent,
+                sync_count=n,
+                mbps=500.0,
+            )
+        )
+    assert foresight.tracker.passes[1].duration_ms == 0
+    assert foresight.due() is not None

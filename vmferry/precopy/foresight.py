@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from vmferry.precopy.case import Case, Host, Link, Setting
 from vmferry.precopy.case_of import Watch, link_by_speeds
 from vmferry.precopy.forecast import CERTAIN, Forecast, Verdict, forecast_many
+from vmferry.precopy.forecast_words import odds
 from vmferry.precopy.passes import PassTracker, dirty_at_syncs
 from vmferry.precopy.profile import CurvePoint, DirtyProfile, extended, merge
 from vmferry.precopy.profile_of import standing_of
@@ -154,7 +155,7 @@ class Foresight:
 
 def foretold(found: Forecast, source: str) -> str:
     """What is foretold before the start, in one line; `source` says where it is from."""
-    parts = [f"{_VERDICTS[found.verdict]} (odds of {found.p_converge:.0%})"]
+    parts = [f"{_VERDICTS[found.verdict]} (odds of {odds(found.p_converge)})"]
     if found.total_ms is not None and found.downtime_ms is not None:
         if_so = "if so, it" if found.verdict == "uncertain" else "it"
         parts.append(
