@@ -10,7 +10,13 @@ import pytest
 from vmferry.precopy.case import Case, Link, Setting
 from vmferry.precopy.forecast import forecast_many
 from vmferry.precopy.plan import LIMITS_MS, SURE, THROTTLES, Row, Wishes, make_plan
-from vmferry.precopy.plan_words import cells, interval, reached_words, recommended_words
+from vmferry.precopy.plan_words import (
+    asked_words,
+    cells,
+    interval,
+    reached_words,
+    recommended_words,
+)
 from vmferry.precopy.profile import CurvePoint, DirtyProfile
 from vmferry.precopy.quantiles import Quantiles
 from vmferry.units import GIB, MIB, format_size
@@ -218,6 +224,14 @@ def test_the_words_for_a_throttle_and_for_post_copy_tell_their_cost() -> None:
     assert costs["as asked"] == ""
     _, why = told(planned, Wishes(300, max_throttle=80))
     assert "without post-copy, nothing with less throttle does" in why
+
+
+def test_auto_converge_is_told_with_its_cost() -> None:
+    found = make_plan(case(600, Setting(64 * MIB, auto_converge=True)), EASY)
+    assert asked_words(found.asked.setting, GIB).startswith(
+        "As asked: bandwidth 64.0 MiB/s, limit 300 ms, auto-converge. "
+    )
+    assert cells(found.asked, found, GIB)[-1] == "QEMU slows the VM until it converges"
 
 
 def test_the_words_where_nothing_does() -> None:

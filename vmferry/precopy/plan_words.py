@@ -81,6 +81,8 @@ def cost_words(row: Row, asked: Setting) -> str:
     if setting.throttle:
         meanwhile = f" for up to {_milliseconds(total.p90)}" if total is not None else ""
         parts.append(f"the VM is slowed by {setting.throttle:.0f} %{meanwhile}")
+    elif setting.auto_converge:
+        parts.append("QEMU slows the VM until it converges")
     if setting.compress and setting.compress != asked.compress:
         capped = ", which does not keep to the cap" if setting.bandwidth else ""
         parts.append(f"CPU; multifd{capped}")
