@@ -98,7 +98,7 @@ async def test_what_else_a_trace_tells_does_not_matter() -> None:
 
 
 def test_a_few_dips_below_a_cap_do_not_make_it_a_slow_link() -> None:
-    """Windows at 80 % of a cap that the others reach: the cap held it, and the link is no slower."""
+    """Windows at 80 % of a cap that the others reach: the cap held it; the link is no slower."""
     cap, total, t, transferred = 20 * MIB, GIB, 0.0, 0
     items: list[Item] = [Note(0.0, "parameters", {"max-bandwidth": cap})]
     for share in (1.0, 0.99, 0.8, 1.0, 1.01, 0.8, 0.98, 1.0, 0.8, 1.0):
@@ -113,6 +113,14 @@ def test_a_few_dips_below_a_cap_do_not_make_it_a_slow_link() -> None:
     assert link is not None
     assert link.speed.p10 >= 0.99 * cap and link.speed.p50 >= 1.5 * cap
     assert seen.reached == pytest.approx(cap, rel=0.05)
+
+
+async def test_what_was_reached_is_what_the_fastest_of_several_moves_came_to() -> None:
+    slow = look_at(await moved(bandwidth=40 * MIB, limit=3000))
+    fast = look_at(await moved(bandwidth=80 * MIB, limit=1500))
+    assert (slow + slow + slow + fast).reached == pytest.approx(80 * MIB, rel=0.1)
+    assert (slow + look_at(await moved())).reached == pytest.approx(MACHINE.uncapped, rel=0.1)
+    assert Seen().reached == 0
 
 
 def test_a_cap_that_is_hardly_ever_reached_is_not_what_holds_the_speed() -> None:

@@ -80,8 +80,12 @@ class Seen:
 
     @property
     def reached(self) -> float:
-        """The speed that the passes came to, in most of their windows; 0 where none was seen."""
-        return max((float(np.median(one)) for one in (self.free, self.capped) if one), default=0.0)
+        """What the passes came to in their fast windows; 0 where none was seen."""
+        # Windows under a cap are long enough for the highest to count.
+        seen = [max(self.capped, default=0.0)]
+        if self.free:
+            seen.append(float(np.percentile(self.free, 90)))
+        return max(seen)
 
     @property
     def host(self) -> Host:
