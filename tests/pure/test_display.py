@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from rich.text import Text
 
 from vmferry.cli.display import Display, PlainDisplay, RecordDisplay, fields, going, make_display
+from vmferry.cli.guardian_lines import show
 from vmferry.cli.live_display import LiveDisplay, Signs, draw
-from vmferry.precopy.progress import Estimate, Remedy, Snapshot, Stage
+from vmferry.precopy.progress import Estimate, Progress, Remedy, Snapshot, Stage
 
 MIB = 1024**2
 UTF, ASCII = Signs.fitting("utf-8"), Signs.fitting("iso8859-1")
@@ -126,6 +127,23 @@ def test_records_are_ndjson_and_nothing_else() -> None:
     assert [r["pass_number"] for r in records[:2]] == [1, 2]
     assert records[-1] == OUTCOME
     assert beside.getvalue() == "be\\x1bware\n"
+
+
+def test_forecasts_of_the_guardian_reach_programs_and_the_display() -> None:
+    stream, progress = io.StringIO(), Progress()
+    display = RecordDisplay(stream, io.StringIO(), Clock())
+    found = {
+        "verdict": "uncertain",
+        "p_converge": 0.5,
+        "total_ms": {"p10": 4000.0, "p50": 5000.0, "p90": 9000.0},
+        "bytes": {"p10": 1.0, "p50": 2.0, "p90": 3.0},
+        "why": "because",
+        "remedies": [],
+    }
+    show({"t": 0.0, "forecast": found}, progress, display)
+    forecast, shown = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert forecast == {"event": "forecast", "t": 0.0, **found}
+    assert shown["event"] == "progress" and shown["eta"] == [4.0, None]
 
 
 def test_close_tells_the_outcome_in_words() -> None:
