@@ -5,6 +5,10 @@ a move. Only where a pass could end in a switchover does it get the least limit 
 pass 1, when nothing is known of the guest yet, and where the passes come near the threshold. Those
 probes leave nothing over, so they are short windows of the dirty curve, from which the verdict is
 computed as for the planned limit: what begins small without left-overs need not do so with them.
+
+Passes that get small get too short to be stopped in time. So the last few are slowed down with the
+bandwidth, each to half the time of the one before: they are the windows that the end of a move
+depends on, and with fewer bytes in flight than QEMU could send before it looks at its limits again.
 """
 
 from __future__ import annotations
@@ -42,6 +46,8 @@ _NEAR = 1.15
 # QEMU looks at its limits ten times a second: a shorter pass is over before it has seen a new one.
 _SHORTEST_PASS = 0.1
 _EXPONENT = 0.8
+# The passes that are slowed down: the longest, and how many.
+_LONGEST_WINDOW, _MOST_WINDOWS = 0.8, 4
 _HALF_WINDOW = 0.05
 _ENDED = ("completed", "cancelled", "failed")
 
@@ -64,6 +70,9 @@ class Rehearse:
         # When QEMU has surely seen the planned limit.
         self._planned_from = 0.0
         self._judged = 1
+        # The latest pass whose sync is over: QEMU counts it when its sync begins.
+        self._begun = 1
+        self._windows = 0
         self._probes_left = _PROBES
         self._certain = 0
         self._over = False
@@ -83,10 +92,11 @@ class Rehearse:
             if _has_ended(item):
                 self._over = True
                 return Decision()
+            self._begun = max(self._begun, _pass_begun(item))
         if isinstance(item, Event) and item.name == "STOP" and item.side == "source":
             self.stopped = True
             return self._end("uncertain", "the VM was stopped while it was rehearsed")
-        if isinstance(item, Sample) and item.sync_count > self._judged:
+        if isinstance(item, Sample) and self._begun >= item.sync_count > self._judged:
             self._judged = item.sync_count
             action = self._at_pass()
             if isinstance(action, Abandon):
@@ -104,6 +114,8 @@ class Rehearse:
             return None
         if self._judged > _MOST_PASSES:
             return self._abandon("uncertain", f"still uncertain after {_MOST_PASSES} passes")
+        if self._windows:
+            return self._at_window(current, estimate)
         if self._limit_ms == LEAST_LIMIT_MS:
             return self._at_probe(current, estimate)
         passes = self._tracker.passes
@@ -125,7 +137,7 @@ class Rehearse:
             # and with what comes after it before anybody can cancel.
             too_short = min(dirty, expected) < _SHORTEST_PASS * estimate.speed
             if too_short or (small and self._probes_left == 0):
-                return self._abandon("converges", "the passes get below the threshold")
+                return self._at_window(current, estimate)
             if small:
                 self.answer = "converges"
                 self._probes_left -= 1
@@ -136,6 +148,22 @@ class Rehearse:
         # From here on QEMU decides. That is safe too, but the VM may stand still for a moment.
         self._probes_left = self._probes_left if first else 0
         return self._set_limit(self._limits.downtime_limit_ms)
+
+    def _at_window(self, current: PassRecord, estimate: Estimate) -> Action:
+        """Slow this pass down to half of the one before, if it can be stopped in time then."""
+        before = self._tracker.passes[-1].duration_ms / 1000
+        seconds = min(before / 2, _LONGEST_WINDOW)
+        # What pass 1 left over may be zero pages, which take no time.
+        speed = max(current.new_bytes / seconds, 1.0)
+        if self._limits.bandwidth:
+            speed = min(speed, self._limits.bandwidth)
+        # What the next one would find, were the curve in proportion to time.
+        found = current.new_bytes * min(current.new_bytes / speed / before, 1.0)
+        if found < _SHORTEST_PASS * speed or self._windows == _MOST_WINDOWS:
+            return self._abandon("converges", "the passes get below the threshold")
+        self._windows += 1
+        self.answer = "converges"
+        return SetBandwidth(round(speed))
 
     def _at_planned_pass(self, current: PassRecord, estimate: Estimate) -> Action | None:
         if self._never(estimate):
@@ -199,6 +227,12 @@ class Rehearse:
             self.answer = answer
         self.why = why
         return Abandon(why)
+
+
+def _pass_begun(item: Sample | Event) -> int:
+    if isinstance(item, Event) and (item.name, item.side) == ("MIGRATION_PASS", "source"):
+        return int(item.data["pass"])
+    return 0
 
 
 def _has_ended(item: Sample | Event) -> bool:

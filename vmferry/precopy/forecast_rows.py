@@ -18,9 +18,10 @@ from vmferry.precopy.shape import Floats
 _PAGE_HEADER = 8
 # A speed this near to the cap was measured under it.
 _AT_THE_CAP = 1.05
-# What is left over is the end of an order of addresses: it may be colder than the rest. Then passes
-# have found nearly all that was dirtied, so a draw with less overlap has a lower curve.
-OVERLAP = (0.6, 0.85, 1.1)
+# What is left over is the end of an order of addresses: it may be colder than the rest, or hotter.
+# If colder, passes have found nearly all that was dirtied: a draw with less overlap has a lower
+# curve.
+OVERLAP = (0.7, 1.0, 1.2)
 _OVERLAP_SPREAD = 0.2
 _OVERLAP_RANGE = (0.3, 1.2)
 _MOST_OVERLAP = 4.0

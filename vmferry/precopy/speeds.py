@@ -250,19 +250,19 @@ def _speed(
 
 
 def _burst(switchovers: Sequence[Switchover]) -> Quantiles | None:
-    """B from switchovers that sent enough to tell it from what else takes time in them."""
-    line = _line(switchovers)
-    fixed = max(line[1], 0.0) if line is not None else 0.0
-    # Without a line the rest of the time is unknown: less of it makes B higher.
-    speeds = [
-        one.bytes / max(one.seconds - fixed, one.seconds / 4)
-        for one in switchovers
-        if one.bytes >= _LEAST_BURST and one.seconds > 0
-    ]
-    if not speeds:
+    """B from the switchovers that sent most: in the others what else takes time hides it."""
+    most = max((one.bytes for one in switchovers if one.seconds > 0), default=0.0)
+    if most < _LEAST_BURST:
         return None
-    found = quantiles(speeds)
-    return found if line is not None else _spread(found, (1.0, 1.25, 2.0))
+    large = [one for one in switchovers if one.seconds > 0 and one.bytes >= most / 2]
+    line = _line(switchovers)
+    # Without a line the rest of the time is unknown: none of it makes B lowest.
+    fixed = max(line[1], 0.0) if line is not None else _DEVICE_SECONDS
+    found = quantiles([one.bytes / max(one.seconds - fixed, one.seconds / 4) for one in large])
+    if line is not None:
+        return found
+    least = min(one.bytes / one.seconds for one in large)
+    return Quantiles(min(least, found.p10), found.p50, 2 * found.p90)
 
 
 def _line(switchovers: Sequence[Switchover]) -> tuple[float, float] | None:

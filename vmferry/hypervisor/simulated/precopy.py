@@ -73,6 +73,8 @@ class Precopy:
         self.status = "none"
         self.vcpus_run = True
         self.syncs: list[Sync] = []
+        # QEMU counts a sync when it begins, and tells of its pass when it is over.
+        self._sync_count = 0
         self.sent_bytes = 0
         self.normal_pages = 0
         self.zero_pages = 0
@@ -171,6 +173,7 @@ class Precopy:
         self._become("setup")
         self._start_window()  # setup is within the first window
         yield self.now + self._machine.setup_seconds
+        self._sync_count = 1
         self._begin_pass()
         self._rate_since = self._setup_seconds = self.now
         self._become("active")
@@ -256,6 +259,7 @@ class Precopy:
 
     def _sync(self) -> Iterator[float]:
         """Sync the dirty bitmap: a pass begins."""
+        self._sync_count += 1
         self._write_until(self.now)
         pages = self._memory.written_pages
         seconds = self._machine.sync_seconds + pages * self._machine.sync_seconds_per_page
@@ -345,7 +349,7 @@ class Precopy:
                 "duplicate": self.zero_pages,
                 "skipped": 0,
                 "page-size": PAGE_SIZE,
-                "dirty-sync-count": len(self.syncs),
+                "dirty-sync-count": self._sync_count,
                 "dirty-pages-rate": 0 if done else self._dirty_rate,
                 "pages-per-second": int(self._page_speed),
                 "mbps": self._speed * 8 / 1e6,
