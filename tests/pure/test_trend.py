@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmferry.precopy.trend import TREND_PASSES, falls
+from vmferry.precopy.trend import TREND_PASSES, falls, settled_at, still_falls
 
 # Of a real writer with hot pages, below the bandwidth that it needs (bench/edge.py).
 TENTHS_OF_MIB = (
@@ -40,3 +40,19 @@ def test_the_end_of_a_busy_phase_is_a_fall() -> None:
     calm, fall = [12.0] * 9, [90.0, 80.0, 70.0, 60.0, 50.0, 40.0, 30.0, 20.0]
     assert not falls(calm)
     assert falls(calm + fall)
+
+
+@given(st.lists(st.floats(1, 1e12), min_size=1, max_size=30), st.floats(0, 1e12))
+def test_what_passes_prove_is_not_still_falling(dirty: list[float], threshold: float) -> None:
+    if settled_at(dirty, threshold) is not None:
+        assert not still_falls(dirty)
+        assert min(dirty[-TREND_PASSES:]) > threshold
+
+
+def test_two_syncs_without_a_new_low_are_asked_for() -> None:
+    assert still_falls([100.0])
+    assert still_falls([100.0, 80.0])
+    assert not still_falls([100.0, 95.0])
+    assert still_falls([100.0, 80.0, 79.0])
+    assert not still_falls([100.0, 80.0, 79.0, 78.0])
+    assert still_falls([100.0, 80.0, 79.0, 78.0, 60.0])

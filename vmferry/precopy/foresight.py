@@ -91,10 +91,11 @@ class Foresight:
     def due(self) -> Forecast | None:
         """The forecast by the latest sample, where one is due; None where too little is known.
 
-        One is due where a pass has ended since the last one, unless that is too short ago.
+        One is due where a pass has ended since the last one, or where the passes have shown since
+        that it was right to say never; unless the last one is too short ago.
         """
         last = self._last
-        if last is None or last.sync_count <= self._told_pass:
+        if last is None or not (last.sync_count > self._told_pass or self._owes_remedies()):
             return None
         since = last.t - self._told_at
         if self._told_at > 0 and since < max(_LEAST_SECONDS, _SHARE_OF_TIME * last.t):
@@ -114,6 +115,12 @@ class Foresight:
             found = replace(found, remedies=remedies_of(case, settled))
         self.latest = found
         return found
+
+    def _owes_remedies(self) -> bool:
+        never = self.latest is not None and self.latest.verdict == "does-not-converge"
+        if not never or self._remedied_at > 0:
+            return False
+        return not still_falls(dirty_at_syncs(self.tracker))
 
     def _case(self, last: Sample) -> Case | None:
         """The migration as it stands; None while pass 1 is not over."""

@@ -34,9 +34,11 @@ def falls(dirty: Sequence[float]) -> bool:
 def still_falls(dirty: Sequence[float]) -> bool:
     """Whether the latest syncs brought a new low, or are too few: then a model that says that it
     does not converge may be wrong. The passes alone prove nothing so soon."""
-    if len(dirty) <= _STALLED_PASSES:
+    if len(dirty) < _STALLED_PASSES:
         return True
-    return _new_low(dirty[:-_STALLED_PASSES], dirty[-_STALLED_PASSES:])
+    # Of two the second can be compared with the first alone: passes may be long.
+    before = max(len(dirty) - _STALLED_PASSES, 1)
+    return _new_low(dirty[:before], dirty[before:])
 
 
 def settled_at(dirty: Sequence[float], threshold: float) -> float | None:
