@@ -49,6 +49,10 @@ _EXPONENT = 0.8
 # The passes that are slowed down: the longest, and how many.
 _LONGEST_WINDOW, _MOST_WINDOWS = 0.8, 4
 _HALF_WINDOW = 0.05
+_BY_WINDOWS: dict[Answer, str] = {
+    "converges": "the passes get below the threshold",
+    "uncertain": "the passes come near the threshold",
+}
 _ENDED = ("completed", "cancelled", "failed")
 
 
@@ -142,10 +146,11 @@ class Rehearse:
                 self.answer = "converges"
                 self._probes_left -= 1
                 return None
-        if self._probes_left and self._is_near(current, estimate):
+        if self._is_near(current, estimate):
+            if self._probes_left == 0:
+                return self._at_window(current, estimate)
             self._probes_left -= 1
             return None
-        # From here on QEMU decides. That is safe too, but the VM may stand still for a moment.
         self._probes_left = self._probes_left if first else 0
         return self._set_limit(self._limits.downtime_limit_ms)
 
@@ -159,17 +164,19 @@ class Rehearse:
             speed = min(speed, self._limits.bandwidth)
         # What the next one would find, were the curve in proportion to time.
         found = current.new_bytes * min(current.new_bytes / speed / before, 1.0)
+        if self._windows == 0:
+            converges = estimate.verdict == "converges"
+            self.answer = "converges" if converges else "uncertain"
         if found < _SHORTEST_PASS * speed or self._windows == _MOST_WINDOWS:
-            return self._abandon("converges", "the passes get below the threshold")
+            return self._abandon(self.answer, _BY_WINDOWS[self.answer])
         self._windows += 1
-        self.answer = "converges"
         return SetBandwidth(round(speed))
 
     def _at_planned_pass(self, current: PassRecord, estimate: Estimate) -> Action | None:
         if self._never(estimate):
             return self._abandon("does-not-converge", f"{self._judged} passes were enough to tell")
-        if self._probes_left and self._is_near(current, estimate):
-            self._probes_left -= 1
+        if self._is_near(current, estimate):
+            self._probes_left = max(self._probes_left - 1, 0)
             return self._set_limit(LEAST_LIMIT_MS)
         return None
 
