@@ -24,7 +24,10 @@ _FLUSH_SECONDS = 2.0
 
 
 class Recorder:
-    """Hears every input of the controller and every stage of the move."""
+    """Hears every input of the controller and every stage of the move.
+
+    With `foretells` it makes forecasts meanwhile: each holds the guardian up for some ms.
+    """
 
     def __init__(
         self,
@@ -33,12 +36,14 @@ class Recorder:
         foresight: Foresight,
         cost: CostMeter,
         emit: Callable[[str], None],
+        *,
+        foretells: bool = True,
     ) -> None:
         self.tracker = foresight.tracker
         # How it would have gone on; None where not even a speed was seen.
         self.verdict: Verdict | Literal["unknown"] | None = None
         self._foresight = foresight
-        self._foretells = True
+        self._foretells = foretells
         self.last: Sample | None = None
         self.error = ""
         self.events: list[Event] = []
@@ -84,31 +89,36 @@ class Recorder:
             words = foretold(found, self._foresight.known.source)
             self._emit(json.dumps({"message": words}))
 
-    def judge(self) -> None:
-        """Keep the latest verdict. It must take no time: the VM may stand still for its switchover.
+    def judge(self, *, anew: bool = False) -> None:
+        """Keep the verdict of the latest forecast, or of one that is made `anew`.
 
-        None where the migration came to nothing that could be explained.
+        That takes some ms, in which nothing else is done: not where the VM may stand still for its
+        switchover. None where the migration came to nothing that could be explained.
         """
         latest = self._foresight.latest
+        if anew:
+            latest = self._made(self._foresight.due) or latest
         if latest is not None:
             self.verdict = latest.verdict
         elif self.last is not None and self.last.transferred > 0:
             self.verdict = "unknown"
 
     def _foretell(self, t: float, forecast: Callable[[], Forecast | None]) -> Forecast | None:
-        """Write a forecast down, if there is one. Whatever is wrong with it, the move goes on."""
-        if not self._foretells:
-            return None
+        """Write a forecast down, if there is one."""
+        found = self._made(forecast) if self._foretells else None
+        if found is not None:
+            self.line({"t": _t(t), "forecast": found.to_json()})
+        return found
+
+    def _made(self, forecast: Callable[[], Forecast | None]) -> Forecast | None:
+        """The forecast. Whatever is wrong with it, the move goes on."""
         try:
-            found = forecast()
+            return forecast()
         except Exception as error:
             self._foretells = False
             message = f"there are no more forecasts, by a bug: {type(error).__name__}: {error}"
             self._emit(json.dumps({"message": message}))
             return None
-        if found is not None:
-            self.line({"t": _t(t), "forecast": found.to_json()})
-        return found
 
     @property
     def trace(self) -> Trace:

@@ -43,7 +43,7 @@ from vmferry.move.prepare import (
 from vmferry.move.recorder import Recorder
 from vmferry.policy.base import Input, Limits
 from vmferry.policy.fixed import Fixed
-from vmferry.precopy.foresight import Foresight
+from vmferry.precopy.foresight import Foresight, Known
 from vmferry.precopy.outcome import Outcome
 from vmferry.precopy.sample import Event
 from vmferry.settle import Sides, settle
@@ -175,7 +175,11 @@ class MoveRun:
         )
         limits = asdict(request.limits)
         setting = setting_of(request.limits)
-        known = known_of(self._journal, source.key, to, setting)
+        try:
+            known = known_of(self._journal, source.key, to, setting)
+        except Exception as error:
+            known = Known()
+            self._say(f"nothing can be foretold, by a bug: {type(error).__name__}: {error}")
         run = self._journal.begin(source.key, request.policy, limits, parties.to_json())
         self._tell(json.dumps({"run": run}))
         cost = CostMeter(source.side.process, request.pin_apart)

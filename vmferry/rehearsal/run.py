@@ -131,7 +131,8 @@ class RehearsalRun:
             self._say(f"the figures will be too low: {source.ram_trap}")
         cost = CostMeter(source.side.process)
         foresight = Foresight(setting_of(request.limits))
-        recorder = Recorder(self._journal, run, foresight, cost, self._tell)
+        # A rehearsal has to be cancelled in time, so nothing is foretold while it runs.
+        recorder = Recorder(self._journal, run, foresight, cost, self._tell, foretells=False)
         policy = Rehearse(request.limits, request.seconds)
         guest = GuestWatch(recorder.line)
         work = _Work(source, parties, policy, recorder, cost, guest, Marks())
@@ -211,7 +212,7 @@ class RehearsalRun:
                 work.paused = (await work.source.side.look()).runstate == "paused"
             return ending
         finally:
-            work.recorder.judge()
+            work.recorder.judge(anew=True)
             await migration.close()
 
     async def _undo(self, run: str, work: _Work) -> Settled:
