@@ -19,7 +19,7 @@ from vmferry.precopy.speeds import SENDER, UNKNOWN, Seen, behind_limit, burst_of
 from vmferry.precopy.trace import Item, TraceError, item_of
 from vmferry.vm.address import Destination, Local, Tcp, parse_destination
 
-_NEWEST_RUNS = 8
+_NEWEST_RUNS = 16
 _REHEARSAL = "rehearse"
 # The source of a way of which nothing is known.
 USUAL = "what is usual"
