@@ -279,7 +279,7 @@ def test_passes_without_a_falling_trend_go_before_the_model() -> None:
     last = told.forecasts[-1]
     assert last.verdict == "does-not-converge"
     assert (last.total_ms, last.downtime_ms, last.bytes, last.passes) == (None,) * 4
-    assert last.p_converge <= 0.2
+    assert last.p_converge <= 0.3
     assert "settle at 46.9 MiB" in last.why
     assert told.snapshots[-1].will_not_converge
 

@@ -26,7 +26,7 @@ Verdict = Literal["converges", "does-not-converge", "uncertain"]
 Change = Literal["bandwidth", "downtime", "throttle", "compression", "post-copy"]
 
 # At least so likely, or at most one minus it: else it is uncertain.
-CERTAIN = 0.8
+CERTAIN = 0.7
 # How far the map itself is off, as a standard deviation of the logarithm: a draw that is nearer to
 # the edge than that counts for both sides.
 _DOUBT = 0.08
