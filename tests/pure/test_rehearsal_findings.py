@@ -14,16 +14,18 @@ from vmferry.cli.rehearse_watch import by_hour
 from vmferry.controller import Ending
 from vmferry.policy.base import Abandon, Limits
 from vmferry.policy.rehearse import Answer, Rehearse
+from vmferry.precopy.case import Link, Setting
 from vmferry.precopy.case_of import case_of, cut
 from vmferry.precopy.explain import explain
-from vmferry.precopy.forecast import forecast_many
+from vmferry.precopy.forecast import forecast, forecast_many
 from vmferry.precopy.outcome import Outcome, Status
 from vmferry.precopy.profile import CurvePoint, DirtyProfile
 from vmferry.precopy.progress import Progress
+from vmferry.precopy.quantiles import Quantiles
 from vmferry.precopy.sample import Event, Sample
 from vmferry.precopy.trace import Trace, read_trace
 from vmferry.precopy.verdict import describe
-from vmferry.rehearsal.findings import verdict_of
+from vmferry.rehearsal.findings import foretold, verdict_of
 from vmferry.rehearsal.progress import RehearsalProgress
 from vmferry.rehearsal.stream_end import How, StreamEnd
 from vmferry.report.rehearsal_words import describe_rehearsal, forecast_rows
@@ -80,6 +82,24 @@ def test_a_vm_that_stopped_and_was_not_paused_was_stopped_to_switch_over(
         policy, Ending("abandoned", why=abandon.why), StreamEnd("closed"), paused=paused
     )
     assert (verdict.answer, verdict.switchover) == (expected, not paused)
+
+
+def test_where_the_passes_do_not_decide_the_forecast_does() -> None:
+    policy = Rehearse(Limits(), 60.0)
+    link = Link(Quantiles.exact(64.0 * MIB), Quantiles.exact(64.0 * MIB))
+    easy, hard = (forecast(profile(), Setting(64 * MIB, limit), link) for limit in (2000, 1))
+    verdict = verdict_of(policy, Ending("abandoned", why="near"), StreamEnd("closed"))
+    assert verdict.answer == "uncertain"
+    for told in (easy, hard):
+        decided = foretold(verdict, [told])
+        assert decided.answer == told.verdict != "uncertain"
+        assert decided.why == f"near, and so the odds are {told.p_converge:.0%}"
+    # What QEMU did goes before it, and what failed has no verdict.
+    switched = verdict_of(policy, Ending("abandoned", why="near"), StreamEnd("switchover"))
+    assert foretold(switched, [hard]).answer == "converges"
+    lost = verdict_of(policy, Ending("lost", why="gone"), StreamEnd("closed"))
+    assert foretold(lost, [easy]) == lost
+    assert foretold(verdict, []) == verdict
 
 
 def test_the_words() -> None:

@@ -12,7 +12,6 @@ from vmferry.policy.base import Input, Limits
 from vmferry.policy.fixed import Fixed
 from vmferry.policy.rehearse import Rehearse
 from vmferry.precopy.case import Case
-from vmferry.precopy.outcome import CostRecord
 from vmferry.precopy.passes import PassTracker
 from vmferry.precopy.sample import Sample
 from vmferry.rehearsal.learnt import case_learnt, forecasts, slowdown_of
@@ -89,9 +88,4 @@ async def test_every_pass_is_marked_once_where_it_began() -> None:
     ],
 )
 def test_the_slowdown(lost: float | None, delays: dict[str, float], expected: float) -> None:
-    cost = CostRecord(None, None, None, lost, delays, None, None)
-    assert slowdown_of(cost) == pytest.approx(expected)
-
-
-def test_the_slowdown_of_nothing_measured() -> None:
-    assert slowdown_of(None) == 0.0
+    assert slowdown_of(lost, delays) == pytest.approx(expected)

@@ -66,6 +66,8 @@ class Rehearse:
         self.why = ""
         # By somebody, or by QEMU for a switchover: that is not told apart here.
         self.stopped = False
+        # The passes themselves have not decided: a forecast from all of them knows better.
+        self.undecided = False
         self._limits = limits
         self._seconds = seconds
         self._tracker = PassTracker()
@@ -165,6 +167,7 @@ class Rehearse:
         # What the next one would find, were the curve in proportion to time.
         found = current.new_bytes * min(current.new_bytes / speed / before, 1.0)
         if self._windows == 0:
+            self.undecided = True
             converges = estimate.verdict == "converges"
             self.answer = "converges" if converges else "uncertain"
         if found < _SHORTEST_PASS * speed or self._windows == _MOST_WINDOWS:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from vmferry.controller import Ending
 from vmferry.move.prepare import Source
-from vmferry.policy.base import Input
 from vmferry.policy.rehearse import Answer, Rehearse
 from vmferry.precopy.forecast import Forecast
 from vmferry.precopy.outcome import Outcome
-from vmferry.precopy.xray import XRayResult
-from vmferry.rehearsal.learnt import case_learnt, forecasts, slowdown_of
+from vmferry.rehearsal.learnt import Learnt
 from vmferry.rehearsal.request import RehearsalRequest
 from vmferry.rehearsal.stream_end import StreamEnd
 
@@ -60,6 +58,14 @@ def verdict_of(
     return _failed(policy, ending.why or f"the migration {ending.status or 'ended'} at the source")
 
 
+def foretold(verdict: Verdict, forecasts: Sequence[Forecast]) -> Verdict:
+    """The verdict of the planned move's forecast, where the passes themselves did not decide."""
+    if not forecasts or verdict.switchover or verdict.ending.kind != "cancelled":
+        return verdict
+    planned = forecasts[0]
+    return _verdict(planned.verdict, f"{verdict.why}, and so the odds are {planned.p_converge:.0%}")
+
+
 def _verdict(answer: Answer, why: str) -> Verdict:
     return Verdict(answer, why, Ending("cancelled", why=f"a rehearsal: {IN_WORDS[answer]}; {why}"))
 
@@ -78,22 +84,19 @@ class Findings:
     verdict: Verdict
     outcome: Outcome
     stream_end: StreamEnd | None
+    learnt: Learnt
 
-    def lines(self, header: Mapping[str, Any], heard: Sequence[Input]) -> dict[str, Any]:
+    def lines(self) -> dict[str, Any]:
         """By kind, what is appended to the recorded trace; the summary last."""
         found: dict[str, Any] = {}
-        xray = self.stream_end.xray if self.stream_end is not None else None
-        if xray is not None:
-            found["xray"] = dict(xray)
-        slowdown = slowdown_of(self.outcome.cost)
-        looked = XRayResult.from_json(xray) if xray is not None else None
-        case = case_learnt(header, heard, looked, slowdown)
-        told = forecasts(case) if case is not None else []
-        if case is not None:
-            found["profile"] = case.profile.to_json()
+        if self.stream_end is not None and self.stream_end.xray is not None:
+            found["xray"] = dict(self.stream_end.xray)
+        if self.learnt.profile is not None:
+            found["profile"] = self.learnt.profile.to_json()
+        told = self.learnt.forecasts
         found["rehearsal"] = {
             **self._summary(),
-            "slowdown": round(slowdown, 4),
+            "slowdown": round(self.learnt.slowdown, 4),
             "profile": found.get("profile"),
             "forecast": told[0].to_json() if told else None,
             "others": [_briefly(one) for one in told[1:]],

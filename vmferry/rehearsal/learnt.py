@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 from vmferry.errors import UsageError
@@ -12,7 +13,7 @@ from vmferry.policy.base import ActionResult, Input
 from vmferry.precopy.case import Case, Setting
 from vmferry.precopy.case_of import case_of
 from vmferry.precopy.forecast import Forecast, forecast_many
-from vmferry.precopy.outcome import CostRecord
+from vmferry.precopy.profile import DirtyProfile
 from vmferry.precopy.sample import Event, Sample
 from vmferry.precopy.trace import Item, Note, Trace
 from vmferry.precopy.xray import XRayResult
@@ -42,18 +43,40 @@ def case_learnt(
         profile = replace(
             profile, compress=xray.compress_ratios, xbzrle_ratio=1 / part if part else None
         )
-    return replace(case, profile=profile)
+    # The planned move begins anew, wherever the rehearsal stood when it was ended.
+    return replace(case, profile=profile, standing=None)
 
 
-def slowdown_of(cost: CostRecord | None) -> float:
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """The guest's profile, and the forecasts of the planned move and of others by it; both are
+    empty without a whole pass. `slowdown` is the share of its work that the guest lost."""
+
+    slowdown: float
+    profile: DirtyProfile | None = None
+    forecasts: tuple[Forecast, ...] = ()
+
+
+def learn(
+    header: Mapping[str, Any],
+    heard: Sequence[Input],
+    xray: Mapping[str, Any] | None,
+    slowdown: float,
+) -> Learnt:
+    """All that one rehearsal teaches; `xray` is what the sink tells of the stream."""
+    looked = XRayResult.from_json(xray) if xray is not None else None
+    case = case_learnt(header, heard, looked, slowdown)
+    if case is None:
+        return Learnt(slowdown)
+    return Learnt(slowdown, case.profile, tuple(forecasts(case)))
+
+
+def slowdown_of(lost_percent: float | None, run_delays: Mapping[str, float]) -> float:
     """The share of its work that the guest lost: by itself where it counts its work, else by how
-    long its vCPUs waited for a core."""
-    if cost is None:
-        return 0.0
-    lost = cost.work_loss_percent
+    long its vCPUs waited for a core; both in per cent."""
+    lost = lost_percent
     if lost is None:
-        delays = cost.vcpu_run_delay_percent.values()
-        lost = sum(delays) / len(delays) if delays else 0.0
+        lost = fmean(run_delays.values()) if run_delays else 0.0
     return min(max(lost / 100, 0.0), 0.95)
 
 

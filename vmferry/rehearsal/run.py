@@ -35,7 +35,8 @@ from vmferry.policy.rehearse import Rehearse
 from vmferry.precopy.foresight import Foresight
 from vmferry.precopy.outcome import Outcome
 from vmferry.precopy.sample import Sample
-from vmferry.rehearsal.findings import Findings, verdict_of
+from vmferry.rehearsal.findings import Findings, foretold, verdict_of
+from vmferry.rehearsal.learnt import learn, slowdown_of
 from vmferry.rehearsal.marks import Marks
 from vmferry.rehearsal.request import RehearsalRequest
 from vmferry.rehearsal.sink_process import SinkDied, SinkProcess, SinkSide
@@ -157,6 +158,11 @@ class RehearsalRun:
         await self._forget_descriptor(work)
         await work.guest.finish(settled.place)
         verdict = verdict_of(work.policy, ending, stream_end, work.paused)
+        slowdown = slowdown_of(work.guest.work().loss_percent, work.cost.run_delay_percent())
+        xray = stream_end.xray if stream_end is not None else None
+        learnt = learn(header, work.heard, xray, slowdown)
+        if work.policy.undecided:
+            verdict = foretold(verdict, learnt.forecasts)
         if work.recorder.verdict != verdict.answer:
             # It was judged by more than this forecast: do not have both of them tell.
             work.recorder.verdict = None
@@ -164,9 +170,9 @@ class RehearsalRun:
         problems += work.guest.problems
         outcome = account.outcome(work.recorder, work.cost, work.guest, problems, "")
         findings = Findings(
-            self._request, work.source, work.never_stops, verdict, outcome, stream_end
+            self._request, work.source, work.never_stops, verdict, outcome, stream_end, learnt
         )
-        for kind, value in findings.lines(header, work.heard).items():
+        for kind, value in findings.lines().items():
             work.recorder.line({"t": work.now(), kind: value})
         work.stage("done")
         work.recorder.flush()
