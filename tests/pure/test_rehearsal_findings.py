@@ -18,6 +18,7 @@ from vmferry.precopy.case import Link, Setting
 from vmferry.precopy.case_of import case_of, cut
 from vmferry.precopy.explain import explain
 from vmferry.precopy.forecast import forecast, forecast_many
+from vmferry.precopy.forecast_words import odds
 from vmferry.precopy.outcome import Outcome, Status
 from vmferry.precopy.profile import CurvePoint, DirtyProfile
 from vmferry.precopy.progress import Progress
@@ -93,7 +94,7 @@ def test_where_the_passes_do_not_decide_the_forecast_does() -> None:
     for told in (easy, hard):
         decided = foretold(verdict, [told])
         assert decided.answer == told.verdict != "uncertain"
-        assert decided.why == f"near, and so the odds are {told.p_converge:.0%}"
+        assert decided.why == f"near, and so the odds are {odds(told.p_converge)}"
     # What QEMU did goes before it, and what failed has no verdict.
     switched = verdict_of(policy, Ending("abandoned", why="near"), StreamEnd("switchover"))
     assert foretold(switched, [hard]).answer == "converges"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import tempfile
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.qemu.testguest_vm import GuestVm
+from vmferry.cli.main import run_command
 from vmferry.errors import RefusedError, UsageError
 from vmferry.host.guest_memory import non_zero_bytes
 from vmferry.host.process import ProcessId
@@ -114,6 +116,21 @@ async def test_any_qemu_is_measured_by_its_socket(guest: GuestVm) -> None:
     profile = await measure_vm(parse_vm(f"qmp:{guest.folder}/second.sock"), 1.0)
     assert [point.seconds for point in profile.points] == [1.0]
     assert 48 * MIB < profile.non_zero_bytes < RAM
+
+
+def test_a_measurement_is_forecast_by_and_found_again(
+    guest: GuestVm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vm = f"qmp:{guest.folder}/second.sock"
+    status = run_command(["forecast", vm, "--measure", "--for", "2s", "--json"])
+    first = capsys.readouterr()
+    curve = json.loads(first.out)["given"]["curve"]
+    assert status in (0, 7, 8) and curve["source"] == "calc-dirty-rate"
+    assert 4 * MIB < curve["points"][0]["bytes"] < 40 * MIB
+    assert "from calc-dirty-rate, measured just now in " in first.err
+    assert run_command(["plan", vm, "--bandwidth", "64MiB/s"]) in (0, 7)
+    again = capsys.readouterr()
+    assert "SETTING" in again.out and "from calc-dirty-rate, measured " in again.err
 
 
 async def test_a_socket_that_nobody_holds_is_told(own_folders: Path) -> None:

@@ -10,6 +10,7 @@ from vmferry.controller import Ending
 from vmferry.move.prepare import Source
 from vmferry.policy.rehearse import Answer, Rehearse
 from vmferry.precopy.forecast import Forecast
+from vmferry.precopy.forecast_words import odds
 from vmferry.precopy.outcome import Outcome
 from vmferry.rehearsal.learnt import Learnt
 from vmferry.rehearsal.request import RehearsalRequest
@@ -63,7 +64,8 @@ def foretold(verdict: Verdict, forecasts: Sequence[Forecast]) -> Verdict:
     if not forecasts or verdict.switchover or verdict.ending.kind != "cancelled":
         return verdict
     planned = forecasts[0]
-    return _verdict(planned.verdict, f"{verdict.why}, and so the odds are {planned.p_converge:.0%}")
+    why = f"{verdict.why}, and so the odds are {odds(planned.p_converge)}"
+    return _verdict(planned.verdict, why)
 
 
 def _verdict(answer: Answer, why: str) -> Verdict:
