@@ -15,19 +15,17 @@ from vmferry.controller import Ending
 from vmferry.policy.base import Abandon, Limits
 from vmferry.policy.rehearse import Answer, Rehearse
 from vmferry.precopy.case import Link, Setting
-from vmferry.precopy.case_of import case_of, cut
+from vmferry.precopy.case_of import cut
 from vmferry.precopy.explain import explain
-from vmferry.precopy.forecast import forecast, forecast_many
+from vmferry.precopy.forecast import forecast
 from vmferry.precopy.forecast_words import odds
 from vmferry.precopy.outcome import Outcome, Status
 from vmferry.precopy.profile import CurvePoint, DirtyProfile
-from vmferry.precopy.progress import Progress
 from vmferry.precopy.quantiles import Quantiles
 from vmferry.precopy.sample import Event, Sample
 from vmferry.precopy.trace import Trace, read_trace
 from vmferry.precopy.verdict import describe
 from vmferry.rehearsal.findings import foretold, verdict_of
-from vmferry.rehearsal.progress import RehearsalProgress
 from vmferry.rehearsal.stream_end import How, StreamEnd
 from vmferry.report.rehearsal_words import describe_rehearsal, forecast_rows
 from vmferry.units import MIB
@@ -180,19 +178,6 @@ def test_a_migration_that_is_about_to_end_takes_no_other_0_ms() -> None:
     active[-1] = replace(active[-1], total_time_ms=active[-1].total_time_ms + 200)
     (told, *_) = explain(Trace({}, tuple(active))).reasons
     assert told == "It will converge at once."
-
-
-def test_nobody_knows_when_a_rehearsal_will_be_over() -> None:
-    trace = cut(read_trace((DATA / "pg-4t-converges-1.jsonl").read_text().splitlines()), 3)
-    (foretold,) = forecast_many([case_of(trace)])
-    told = []
-    for progress in (Progress(), RehearsalProgress()):
-        for item in trace.inputs:
-            progress.receive(item)
-        progress.foresee(foretold.to_json())
-        told.append(progress.snapshot())
-    assert told[0].eta is not None
-    assert told[1] == replace(told[0], eta=None)
 
 
 def test_nothing_found_is_nothing_told() -> None:

@@ -92,12 +92,12 @@ def carry_out(request: RehearsalRequest, display: Display) -> Rehearsed:
     from vmferry.cli.guardian_client import GuardianDied, guarded
     from vmferry.cli.guardian_lines import settle_after_death, settle_earlier, show
     from vmferry.cli.output import table
-    from vmferry.rehearsal.progress import RehearsalProgress
+    from vmferry.precopy.progress import Progress
     from vmferry.report.rehearsal_words import describe_rehearsal, forecast_rows
     from vmferry.vm.address import parse_vm
 
     settle_earlier(parse_vm(request.vm).key)
-    progress = RehearsalProgress()
+    progress = Progress()
     outcome: dict[str, Any] | None = None
     found: dict[str, Any] | None = None
     xray: dict[str, Any] | None = None
