@@ -22,6 +22,8 @@ from vmferry.vm.address import Destination
 
 _NEWEST_RUNS = 5
 _REHEARSAL = "rehearse"
+# Two curves nearer than this say the same.
+_ABOUT = 1.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,11 @@ def _compared(new: KeptCurve, best: _Found) -> str:
     curve = best.profile.extended
     pairs = [(point.bytes, curve(point.seconds)) for point in new.profile.points]
     ratios = [log(now / then) for now, then in pairs if now > 0 and then > 0]
-    return f", and finds {exp(fmean(ratios)):.2g} times as much dirty" if ratios else ""
+    if not ratios:
+        return ""
+    times = exp(fmean(ratios))
+    much = "about" if 1 / _ABOUT < times < _ABOUT else f"{times:.2g} times"
+    return f", and finds {much} as much dirty"
 
 
 def _has_points_of(merged: DirtyProfile, one: DirtyProfile, best: _Found) -> bool:
