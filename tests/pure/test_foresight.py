@@ -213,23 +213,37 @@ def test_what_is_foretold_is_one_line() -> None:
 
 
 def test_a_rehearsal_goes_before_an_earlier_run_but_not_before_this_one() -> None:
-    """The load has grown by a half since: the shape is kept, the height is what is seen now."""
+    """The load has grown by a quarter since: the shape is kept, the height is what is seen now."""
     known = learnt("uniform")
     assert known.profile is not None
-    halved = tuple(
-        replace(one, bytes=one.bytes / 1.5, low=one.low / 1.5, high=one.high / 1.5)
+    smaller = tuple(
+        replace(one, bytes=one.bytes / 1.25, low=one.low / 1.25, high=one.high / 1.25)
         for one in known.profile.points
     )
-    old = replace(known, profile=replace(known.profile, points=halved, source="rehearsal"))
+    old = replace(known, profile=replace(known.profile, points=smaller, source="rehearsal"))
     told = tell("uniform", 1.2, 1, old)
     given = told.forecasts[1].given["curve"]
     points = {round(point["seconds"], 1): point["bytes"] / MIB for point in given["points"]}
     assert len(points) > 2
     assert max(points.values()) == pytest.approx(32.5, rel=0.1)
-    seen = min(point.seconds for point in halved)
+    seen = min(point.seconds for point in smaller)
     expected = {round(one.seconds, 1): one.bytes / MIB for one in known.profile.points}
     assert points[round(seen, 1)] == pytest.approx(expected[round(seen, 1)], rel=0.1)
     assert told.forecasts[1].given["curve"]["source"] == "run"
+
+
+def test_what_was_known_of_a_much_lighter_load_is_forgotten() -> None:
+    known = learnt("uniform")
+    assert known.profile is not None
+    lighter = tuple(
+        replace(one, bytes=one.bytes / 3, low=one.low / 3, high=one.high / 3)
+        for one in known.profile.points
+    )
+    misled = replace(known, profile=replace(known.profile, points=lighter))
+    told, plain = tell("uniform", 0.8, 1, misled), tell("uniform", 0.8, 1)
+    assert told.forecasts[0].verdict == "converges"
+    for found, without in zip(told.forecasts[1:], plain.forecasts, strict=True):
+        assert found.given["curve"] == without.given["curve"]
 
 
 def recorded(name: str) -> list[Sample | Event]:

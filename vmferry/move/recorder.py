@@ -69,7 +69,7 @@ class Recorder:
                 self._items.append(replace(item, raw={}))
                 self._foresight.receive(item)
                 self.line({"t": _t(item.t), "query-migrate": item.raw})
-                self._foretell(item.t, self._foresight.due)
+                self._foretell(item.t)
             case Event():
                 self.events.append(item)
                 self._items.append(item)
@@ -84,10 +84,11 @@ class Recorder:
 
     def foretell(self) -> None:
         """Before the start: what is foretold, where enough is known."""
-        found = self._foretell(0.0, self._foresight.before)
+        found = self._made(self._foresight.before)
         if found is not None:
             words = foretold(found, self._foresight.known.source)
             self._emit(json.dumps({"message": words}))
+            self.line({"t": 0.0, "forecast": found.to_json()})
 
     def judge(self, *, anew: bool = False) -> None:
         """Keep the verdict of the latest forecast, or of one that is made `anew`.
@@ -103,12 +104,11 @@ class Recorder:
         elif self.last is not None and self.last.transferred > 0:
             self.verdict = "unknown"
 
-    def _foretell(self, t: float, forecast: Callable[[], Forecast | None]) -> Forecast | None:
-        """Write a forecast down, if there is one."""
-        found = self._made(forecast) if self._foretells else None
+    def _foretell(self, t: float) -> None:
+        """Write down the forecast that is due, if one is."""
+        found = self._made(self._foresight.due) if self._foretells else None
         if found is not None:
             self.line({"t": _t(t), "forecast": found.to_json()})
-        return found
 
     def _made(self, forecast: Callable[[], Forecast | None]) -> Forecast | None:
         """The forecast. Whatever is wrong with it, the move goes on."""

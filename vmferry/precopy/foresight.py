@@ -32,6 +32,8 @@ _SPEEDS = 50
 # And of the latest passes what they found dirty: old ones hardly count, and there may be thousands.
 _PASSES = 16
 
+# A load that dirties so many times as much, or as little, as before is another one.
+_ALIKE = 1.4
 _ANY = DirtyProfile((CurvePoint(1.0, MIB, MIB, MIB),), 16 * MIB, 0, 16 * MIB)
 _VERDICTS: dict[Verdict, str] = {
     "converges": "it converges",
@@ -202,7 +204,7 @@ def _proven(case: Case, settled: float, found: Forecast) -> Forecast:
 def _with_shape(shown: DirtyProfile, known: DirtyProfile) -> DirtyProfile:
     """What the passes show; where they show nothing, the shape of the curve as it was before.
 
-    A load may have grown or slackened since: that shape is lifted to the shortest window shown.
+    It is lifted to the shortest window shown. One that is far off is of another load.
     """
     if not shown.points:
         return shown
@@ -210,7 +212,9 @@ def _with_shape(shown: DirtyProfile, known: DirtyProfile) -> DirtyProfile:
     before = extended([(one.seconds * clock, one.bytes) for one in known.points])
     shortest = min(shown.points, key=lambda point: point.seconds)
     expected = before(shortest.seconds)
-    lift = shortest.bytes / expected if expected > 0 else 1.0
+    if not expected / _ALIKE <= shortest.bytes <= expected * _ALIKE:
+        return shown
+    lift = shortest.bytes / max(expected, 1.0)
     points = tuple(
         replace(
             one,
