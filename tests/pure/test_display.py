@@ -105,10 +105,11 @@ def test_plain_has_a_line_for_each_stage_and_pass_and_few_others() -> None:
     ]
 
 
-def test_plain_gives_the_long_reason_once() -> None:
+def test_plain_gives_the_long_reason_once_and_at_once() -> None:
     stream, clock = io.StringIO(), Clock()
     display = PlainDisplay(stream, clock)
-    for second in (0.0, 6.0, 12.0):
+    display.update(START)
+    for second in (0.3, 0.6, 6.0, 12.0):
         clock.time = second
         display.update(dataclasses.replace(START, estimate=NEVER))
     text = stream.getvalue()

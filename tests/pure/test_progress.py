@@ -55,7 +55,7 @@ def test_nothing_runs_back_in_a_recording(trace: Path) -> None:
     assert max(snapshot.fraction for snapshot in shown) < 1
 
 
-def forecast_of(verdict: str, p10: float, p90: float) -> dict[str, Any]:
+def forecast_of(verdict: str, p10: float, p90: float, p: float = 0.1) -> dict[str, Any]:
     """As the guardian writes it, as far as it is looked at here."""
     ends = verdict != "does-not-converge"
     quantiles = {"p10": p10, "p50": (p10 + p90) / 2, "p90": p90}
@@ -66,7 +66,7 @@ def forecast_of(verdict: str, p10: float, p90: float) -> dict[str, Any]:
     ]
     return {
         "verdict": verdict,
-        "p_converge": 0.5,
+        "p_converge": 0.5 if ends else p,
         "total_ms": quantiles if ends else None,
         "bytes": quantiles if ends else None,
         "why": "because",
@@ -171,7 +171,10 @@ def test_a_migration_that_does_not_converge_holds_the_bar_and_says_so() -> None:
                 sync_count=n,
             )
         )
-        if n == 3:
+        if n == 4:
+            progress.foresee(forecast_of("does-not-converge", 0, 0, p=0.25))
+            assert not progress.snapshot().will_not_converge
+        if n == 6:
             progress.foresee(forecast_of("does-not-converge", 0, 0))
         shown.append(progress.snapshot())
     hopeless = [snapshot for snapshot in shown if snapshot.will_not_converge]

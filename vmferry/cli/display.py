@@ -133,7 +133,7 @@ class PlainDisplay(Display):
         self._stream = stream
 
     def _due(self, snapshot: Snapshot, since: float) -> bool:
-        if self._new_stage(snapshot):
+        if self._new_stage(snapshot) or (snapshot.will_not_converge and not self._warned):
             return True
         return since >= (PLAIN_PASS_SECONDS if self._new_pass(snapshot) else PLAIN_SECONDS)
 

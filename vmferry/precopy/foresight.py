@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from vmferry.precopy.case import Case, Host, Link, Setting
 from vmferry.precopy.case_of import Watch, link_by_speeds
-from vmferry.precopy.forecast import CERTAIN, Forecast, Verdict, forecast_many
+from vmferry.precopy.forecast import Forecast, Verdict, forecast_many
 from vmferry.precopy.forecast_words import odds
 from vmferry.precopy.passes import PassTracker, dirty_at_syncs
 from vmferry.precopy.profile import CurvePoint, DirtyProfile, extended, merge
@@ -19,7 +19,7 @@ from vmferry.precopy.quantiles import Quantiles
 from vmferry.precopy.remedies import remedies_of
 from vmferry.precopy.sample import Event, Sample
 from vmferry.precopy.speeds import UNKNOWN
-from vmferry.precopy.trend import settled_at, still_falls
+from vmferry.precopy.trend import NEVER, settled_at, still_falls
 from vmferry.units import MIB, format_duration, format_size
 
 # A forecast costs some ms of a core that the guest may want: at most one a second, and later one
@@ -109,9 +109,9 @@ class Foresight:
         dirty = dirty_at_syncs(self.tracker)
         settled = settled_at(dirty, _threshold(case.setting, case.link))
         found = forecast_many([case])[0]
-        if settled is not None and found.verdict != "does-not-converge":
+        if settled is not None and not _is_hopeless(found):
             found = _proven(case, settled, found)
-        hopeless = found.verdict == "does-not-converge" and not still_falls(dirty)
+        hopeless = _is_hopeless(found) and not still_falls(dirty)
         if hopeless and last.t >= _REMEDIES_AGAIN * self._remedied_at:
             self._remedied_at = last.t
             found = replace(found, remedies=remedies_of(case, settled))
@@ -119,8 +119,7 @@ class Foresight:
         return found
 
     def _owes_remedies(self) -> bool:
-        never = self.latest is not None and self.latest.verdict == "does-not-converge"
-        if not never or self._remedied_at > 0:
+        if self.latest is None or not _is_hopeless(self.latest) or self._remedied_at > 0:
             return False
         return not still_falls(dirty_at_syncs(self.tracker))
 
@@ -179,6 +178,10 @@ def _between(ms: Quantiles) -> str:
     return f"about {low}" if low == high else f"{low} to {high}"
 
 
+def _is_hopeless(found: Forecast) -> bool:
+    return found.verdict == "does-not-converge" and found.p_converge <= NEVER
+
+
 def _threshold(setting: Setting, link: Link) -> float:
     """Less than that may be left for QEMU to end a pass, in bytes."""
     speed = min(setting.bandwidth or link.speed.p50, link.speed.p50)
@@ -191,7 +194,7 @@ def _proven(case: Case, settled: float, found: Forecast) -> Forecast:
     return replace(
         found,
         verdict="does-not-converge",
-        p_converge=min(found.p_converge, round(1 - CERTAIN, 3)),
+        p_converge=min(found.p_converge, NEVER),
         total_ms=None,
         downtime_ms=None,
         bytes=None,

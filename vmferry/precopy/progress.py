@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from vmferry.precopy.passes import PassTracker, dirty_at_syncs
 from vmferry.precopy.sample import Event, Sample
-from vmferry.precopy.trend import still_falls
+from vmferry.precopy.trend import NEVER, still_falls
 
 Stage = Literal["setup", "passes", "switchover", "handover", "done"]
 
@@ -42,9 +42,9 @@ class Remedy:
 class Estimate:
     """What the latest forecast says of the migration as it goes.
 
-    The verdict is "uncertain" where the forecast says that it does not converge and the passes are
-    still falling. `ends` is when it ends at the least and at the most, in seconds since it was
-    issued, `bytes` what it will have sent at the most; None where it does not converge.
+    The verdict is "uncertain" where the forecast says that it does not converge, but hardly so, or
+    the passes are still falling. `ends` is when it ends at the least and at the most, in seconds
+    since it was issued, `bytes` what it will have sent at the most; None where it does not converge.
     """
 
     verdict: Literal["converges", "does-not-converge", "uncertain"]
@@ -175,7 +175,8 @@ class Progress:
         verdict = found["verdict"]
         if verdict == "does-not-converge":
             stands = told is not None and told.verdict == verdict
-            if not stands and still_falls(dirty_at_syncs(self.tracker)):
+            unlikely = found["p_converge"] <= NEVER
+            if not stands and (not unlikely or still_falls(dirty_at_syncs(self.tracker))):
                 verdict = "uncertain"
         total, size = found["total_ms"], found["bytes"]
         self._estimate = Estimate(

@@ -15,6 +15,8 @@ TREND_PASSES = 8
 _NEW_LOW = 0.9
 # A model may have the last word where as many passes bring no new low.
 _STALLED_PASSES = 2
+# And where it gives it no better odds than that: "will not converge" is a strong word.
+NEVER = 0.2
 # So steep that it is no wandering: a load that has ended falls from a height of its own.
 _STEEP = 0.7
 
