@@ -44,7 +44,7 @@ class Estimate:
 
     The verdict is "uncertain" where the forecast says that it does not converge, but hardly so, or
     the passes are still falling. `ends` is when it ends at the least and at the most, in seconds
-    since it was issued, `bytes` what it will have sent at the most; None where it does not converge.
+    since it was issued, `bytes` what it will have sent at the most; None where it never does.
     """
 
     verdict: Literal["converges", "does-not-converge", "uncertain"]
