@@ -66,6 +66,7 @@ def home(shared: Home) -> Iterator[Home]:
     until_running(shared)
     instance = shared.instance("web")
     assert settings(shared) == before
+    till_alone(shared)
     assert list(processes_of(shared)) == [instance.process]
     checked = shared.agent("web").verify()
     assert checked.ok, checked.bad[:5]
