@@ -126,7 +126,8 @@ def test_the_words() -> None:
         "The guest dirties 10.0 MiB in 500 ms.",
         "Note: the cost of TLS was not measured: a rehearsal sends in the clear.",
         "Note: a warning.",
-        "The rehearsal slowed the guest by 12 %; the forecasts are of the guest at its full speed.",
+        "The rehearsal slowed the guest by 12 %, as a move does, and the forecasts have it so;"
+        " undisturbed it dirties as much in 12 % less time.",
         "Forecast of the move as planned, and of others:",
     ]
     assert forecast_rows(found) == [

@@ -39,9 +39,10 @@ def describe_rehearsal(
     lines += [f"Note: {warning}." for warning in found["warnings"]]
     if found["forecast"] is not None:
         if found["slowdown"] >= _LEAST_SLOWDOWN:
+            slowed = percent(found["slowdown"])
             lines.append(
-                f"The rehearsal slowed the guest by {percent(found['slowdown'])}; the forecasts are"
-                " of the guest at its full speed."
+                f"The rehearsal slowed the guest by {slowed}, as a move does, and the forecasts"
+                f" have it so; undisturbed it dirties as much in {slowed} less time."
             )
         lines.append("Forecast of the move as planned, and of others:")
     return lines
