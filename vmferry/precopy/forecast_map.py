@@ -40,16 +40,17 @@ _PERIOD_SECONDS, _HIGH, _FIRST, _STEP, _MOST_THROTTLE = 1.0, 0.5, 20.0, 10.0, 99
 class Rows:
     """The inputs of all draws. Bytes, seconds, bytes per second on the wire.
 
-    `wire` and `first_wire` are bytes on the wire for a byte of memory that is sent again, or in
-    pass 1. `look` is how often QEMU looks whether a pass is over, `limited` whether its rate limit
-    holds it. `zero_end` are the zero pages at the end of the memory. `clock` is the guest's time in
-    a second of the curve's, `overlap` how many times as often as others the left-over pages are
-    dirtied again. Where `running`, the migration stands in pass `number` with `left` to
-    send, `zero_left` zero pages among them.
+    `uncapped` is the speed without a cap. `wire` and `first_wire` are bytes on the wire for a byte
+    of memory that is sent again, or in pass 1. `look` is how often QEMU looks whether a pass is
+    over, `limited` whether its rate limit holds it. `zero_end` are the zero pages at the end of the
+    memory. `clock` is the guest's time in a second of the curve's, `overlap` how many times as
+    often as others the left-over pages are dirtied again. Where `running`, the migration stands in
+    pass `number` with `left` to send, `zero_left` zero pages among them.
     """
 
     speed: Floats
     burst: Floats
+    uncapped: Floats
     limit: Floats
     look: Floats
     limited: Flags
@@ -334,7 +335,10 @@ def _end(course: _Course, inputs: Rows, ends: Ends, over: Flags) -> None:
     ends.converged[rows] = True
     allowed = np.where(decreed, np.inf, inputs.speed[rows] * inputs.limit[rows])
     ends.margin[rows] = np.log(allowed / np.maximum(dirty, inputs.page_size[rows]))
-    ends.downtime[rows] = fixed + np.where(decreed, 0.0, wire / inputs.burst[rows])
+    # What pass 1 left over the destination meets for the first time.
+    burst = inputs.burst[rows]
+    burst = np.where(c.number[over] <= 2, np.minimum(burst, inputs.uncapped[rows]), burst)
+    ends.downtime[rows] = fixed + np.where(decreed, 0.0, wire / burst)
     after = np.where(decreed, wire / inputs.speed[rows], 0.0)
     ends.seconds[rows] = c.t[over] + ends.downtime[rows] + after
     ends.bytes[rows] = c.sent[over] + wire

@@ -58,6 +58,7 @@ def rows_of(cases: Sequence[Case]) -> Rows:
     return Rows(
         speed=speed,
         burst=np.maximum(drawn(lambda case: case.link.burst, "burst"), speed),
+        uncapped=uncapped,
         limit=each(lambda case: case.setting.downtime_limit_ms / 1000),
         look=np.where(limited, WINDOW_SECONDS, LOOK_SECONDS),
         limited=limited,

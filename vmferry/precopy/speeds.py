@@ -31,6 +31,8 @@ _REACHED = 0.85
 # nothing of the speed; and only where there is little else it tells how fast they go.
 _MOST_ZERO_TIME, _MOSTLY_ZEROS = 0.25, 0.998
 _LEAST_BURST = 1 * MIB
+# Syncs of a move that switches over with what pass 1 left: of pass 1, after it, at the switchover.
+_FEW_SYNCS = 3
 # What a few windows of one day miss of other days.
 _OTHER_DAYS = 0.1
 # A cap that was reached: the speed behind it may be this many times as high.
@@ -47,11 +49,13 @@ _FIXED_SPREAD = (0.75, 1.6)
 @dataclass(frozen=True, slots=True)
 class Switchover:
     """What was sent while the vCPUs stood: bytes, and the seconds from the order to go on to the
-    destination's last word. `downtime` is all of the time that they stood."""
+    destination's last word. `downtime` is all of the time that they stood. `first_time`: much of it
+    had not been sent before, so that the destination met these pages for the first time."""
 
     bytes: float
     seconds: float
     downtime: float
+    first_time: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +244,12 @@ def _ending(last: Sample, events: dict[str, float]) -> Seen:
     if not {"device", "completed"} <= events.keys():
         return Seen(setups=setups)
     seconds = events["completed"] - events["device"]
-    switchover = Switchover(last.downtime_bytes, seconds, last.downtime_ms / 1000)
+    switchover = Switchover(
+        last.downtime_bytes,
+        seconds,
+        last.downtime_ms / 1000,
+        first_time=last.sync_count <= _FEW_SYNCS,
+    )
     return Seen(setups=setups, switchovers=(switchover,))
 
 
@@ -259,7 +268,11 @@ def _speed(
 
 
 def _burst(switchovers: Sequence[Switchover]) -> Quantiles | None:
-    """B from the switchovers that sent most: in the others what else takes time hides it."""
+    """B from the switchovers that sent most: in the others what else takes time hides it.
+
+    Memory that the destination meets for the first time goes more slowly.
+    """
+    switchovers = [one for one in switchovers if not one.first_time] or switchovers
     most = max((one.bytes for one in switchovers if one.seconds > 0), default=0.0)
     if most < _LEAST_BURST:
         return None

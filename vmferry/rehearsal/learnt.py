@@ -20,6 +20,8 @@ from vmferry.precopy.xray import XRayResult
 
 # Beside what was asked for: half and twice of each limit.
 _FACTORS = (0.5, 2.0)
+# The sink's first row has pass 1 in it when it has so much of the memory.
+_NEARLY_ALL = 0.9
 
 
 def case_learnt(
@@ -39,12 +41,25 @@ def case_learnt(
         return None
     profile = replace(case.profile, slowdown=slowdown)
     if xray is not None:
+        profile = _with_memory(profile, xray)
         part = xray.xbzrle_ratio
         profile = replace(
             profile, compress=xray.compress_ratios, xbzrle_ratio=1 / part if part else None
         )
     # The planned move begins anew, wherever the rehearsal stood when it was ended.
     return replace(case, profile=profile, standing=None)
+
+
+def _with_memory(profile: DirtyProfile, xray: XRayResult) -> DirtyProfile:
+    """With zero and other memory as the sink counted them: QEMU may be through with pass 1 before
+    it is asked for its own figures."""
+    first = xray.rows[0] if xray.rows else None
+    if first is None or first.first * profile.page_size < _NEARLY_ALL * profile.ram_bytes:
+        return profile
+    zero = min(first.zero, first.first)
+    return replace(
+        profile, zero_pages=zero, non_zero_bytes=profile.ram_bytes - zero * profile.page_size
+    )
 
 
 @dataclass(frozen=True, slots=True)
