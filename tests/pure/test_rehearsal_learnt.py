@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -14,6 +14,7 @@ from vmferry.policy.rehearse import Rehearse
 from vmferry.precopy.case import Case
 from vmferry.precopy.passes import PassTracker
 from vmferry.precopy.sample import Sample
+from vmferry.precopy.xray import HeatMap, Row, XRayResult
 from vmferry.rehearsal.learnt import case_learnt, forecasts, slowdown_of
 from vmferry.rehearsal.marks import Marks
 from vmferry.testguest.settings import PageWriterSettings
@@ -89,3 +90,34 @@ async def test_every_pass_is_marked_once_where_it_began() -> None:
 )
 def test_the_slowdown(lost: float | None, delays: dict[str, float], expected: float) -> None:
     assert slowdown_of(lost, delays) == pytest.approx(expected)
+
+
+def xray_of(row: Row) -> XRayResult:
+    return XRayResult(
+        by="pass",
+        page_size=4096,
+        ram_bytes=256 * MIB,
+        memory_bytes=0,
+        rows=(row,),
+        repeats=(),
+        distinct_resent=0,
+        hot=(),
+        heat=HeatMap(),
+        compress=(),
+        delta=None,
+        sampled_share=1.0,
+    )
+
+
+async def test_the_memory_is_what_the_sink_counted_where_it_counted_all() -> None:
+    heard, header = await rehearsed(CONVERGES), {"limits": asdict(LIMITS)}
+    pages = 256 * MIB // 4096
+    row = Row(1, zero=pages - 1000, ordinary=1000, first=pages)
+    learnt = case_learnt(header, heard, xray_of(row), 0.0)
+    assert learnt is not None
+    assert learnt.profile.zero_pages == pages - 1000
+    assert learnt.profile.non_zero_bytes == 1000 * 4096
+    # A sink that lost most of pass 1 knows less than QEMU.
+    partly = xray_of(replace(row, first=pages // 2))
+    learnt = case_learnt(header, heard, partly, 0.0)
+    assert learnt is not None and learnt.profile.non_zero_bytes > 100 * MIB

@@ -205,6 +205,24 @@ def test_a_switchover_that_was_starved_does_not_count_as_fixed_time() -> None:
     assert link.speed.p10 < link.burst.p10 / 5 and link.speed.p90 <= link.burst.p90
 
 
+def test_what_pass_1_left_over_tells_little_of_later_switchovers() -> None:
+    """Real ones: the destination meets such pages for the first time, and the kernel clears them
+    for it."""
+    again = tuple(
+        Switchover(size * MIB, seconds, seconds + 0.01)
+        for size, seconds in ((8.4, 0.0067), (9.82, 0.0095), (13.5, 0.011), (4.4, 0.0063))
+    )
+    first = tuple(
+        Switchover(size * MIB, seconds, seconds + 0.01, first_time=True)
+        for size, seconds in ((55.2, 0.296), (29.1, 0.126), (8.2, 0.034))
+    )
+    mixed, alone = Seen(switchovers=first + again).link, Seen(switchovers=again).link
+    assert mixed is not None and alone is not None and mixed.burst == alone.burst
+    # They are better than nothing.
+    slow = Seen(switchovers=first).link
+    assert slow is not None and slow.burst.p50 < alone.burst.p10
+
+
 def test_zero_pages_among_others_do_not_make_a_link_slow() -> None:
     def sample(t: float, sent: int, zero: int) -> Sample:
         return Sample(

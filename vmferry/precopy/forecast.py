@@ -15,9 +15,9 @@ import numpy as np
 
 from vmferry.precopy.case import Case, Host, Link, Setting, Standing
 from vmferry.precopy.draws import DRAWS, normal
+from vmferry.precopy.forecast_given import given, why
 from vmferry.precopy.forecast_map import Ends, run
 from vmferry.precopy.forecast_rows import rows_of
-from vmferry.precopy.forecast_words import given, why
 from vmferry.precopy.profile import DirtyProfile
 from vmferry.precopy.quantiles import Quantiles
 from vmferry.precopy.shape import Floats, Shapes
