@@ -35,7 +35,8 @@ def score_of(workload: Workload, setting: Setting, results: Results) -> Score | 
     rehearsal = row("rehearsal")
     given = inputs(rehearsal, setting)
     said = {
-        OURS: said_of(rehearsal["forecast"]),
+        # What the passes proved goes before the forecast.
+        OURS: replace(said_of(rehearsal["forecast"]), verdict=rehearsal["verdict"]),
         REHEARSE: replace(said_of(rehearsal["own_forecast"]), verdict=rehearsal["verdict"]),
         RATE_ONLY: said_of(row("rate")),
     }

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from math import inf
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -110,6 +111,7 @@ class Watch:
     gaps: list[float] = field(default_factory=list)
     resent: int = 0
     resent_zero: int = 0
+    highest_cap: float = 0.0
 
     @property
     def polling(self) -> float:
@@ -165,7 +167,17 @@ class Watch:
             self.limit_ms = item.expected_downtime_ms
 
     def _see_speed(self, before: Sample, sample: Sample) -> None:
-        """The speed as QEMU measures it, apart where zero pages took part of the time."""
+        """The speed as QEMU measures it, apart where zero pages took part of the time.
+
+        A cap that was lowered hides it: only what was seen under the highest one counts.
+        """
+        cap = self.parameters.get("max-bandwidth") or inf
+        if cap < self.highest_cap:
+            return
+        if cap > self.highest_cap:
+            self.highest_cap = cap
+            self.speeds.clear()
+            self.mixed_speeds.clear()
         speed = sample.mbps * 1e6 / 8
         if speed <= 0:
             if sample.transferred <= before.transferred or sample.t <= before.t:
