@@ -65,15 +65,16 @@ class Workload:
 
         So that what there was time for holds slow and fast ones of all kinds of workloads alike.
         """
-        return tuple(sorted(self.settings, key=lambda each: _hash(f"{self.name} | {each}")))
+        return tuple(sorted(self.settings, key=lambda each: hash_of(f"{self.name} | {each}")))
 
 
 def held_out(name: str) -> bool:
     """Whether a workload is kept for judging: two of three, by the hash of its name."""
-    return _hash(name)[0] % 3 != 0
+    return hash_of(name)[0] % 3 != 0
 
 
-def _hash(text: str) -> bytes:
+def hash_of(text: str) -> bytes:
+    """Of a text, the same on every machine."""
     return hashlib.sha256(text.encode()).digest()
 
 

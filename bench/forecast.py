@@ -28,7 +28,7 @@ from bench._forecast_plots import against_outcome, errors_by_model
 from bench._forecast_report import page
 from bench._forecast_rows import score_of
 from bench._forecast_scores import Score
-from bench._forecast_workloads import WORKLOADS, Workload
+from bench._forecast_workloads import WORKLOADS, Workload, hash_of
 from vmferry.units import UnitError, parse_duration
 
 ERRORS = {"total_ms": "total time", "bytes": "bytes"}
@@ -54,7 +54,11 @@ def main() -> None:
 
 def measure(workloads: Sequence[Workload], results: Results, seconds: float | None) -> None:
     """Measure what is missing of these, for so long at the most (and one measurement more)."""
-    missed = [workload for workload in workloads if missing(workload, results)]
+    # In an order by hash: what there was time for holds workloads of all kinds.
+    missed = sorted(
+        (workload for workload in workloads if missing(workload, results)),
+        key=lambda workload: hash_of(f"order of {workload.name}"),
+    )
     if not missed:
         return
     until = float("inf") if seconds is None else time.monotonic() + seconds
