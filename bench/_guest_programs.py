@@ -200,7 +200,7 @@ def start(console: Path, name: str) -> None:
         "stty -echo; mkdir -p /load && mount -t tmpfs -o size=90% tmpfs /load && cd / && "
         "cpio -idmu < /dev/vda 2>/dev/null; echo 3 > /proc/sys/vm/drop_caches; "
         "PATH=/usr/bin:/bin setsid sh /programs/load < /dev/null 2>/load/errors | "
-        f'while read word; do echo "{_BEGUN} $word"; done &\n'
+        f'while read word; do echo "{_BEGUN} $word" > /dev/ttyS0; done &\n'
     )
     until = time.monotonic() + _READY_SECONDS
     wanted = f"{_BEGUN} ready"
