@@ -11,7 +11,10 @@ from bench._forecast_scores import OURS, RATE_ONLY, Score, errors
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 640, 420, 60, 46, 30
 RIGHT = 20
-COLOURS = ("#1f77b4", "#17becf", "#d62728", "#ff7f0e", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f")
+COLOURS = (
+    *("#1f77b4", "#17becf", "#d62728", "#ff7f0e", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f"),
+    "#bcbd22",
+)
 LEAST_ERROR, MOST_ERROR = 0.001, 10.0
 Scale = Callable[[float], float]
 
@@ -52,12 +55,12 @@ def errors_by_model(scores: Sequence[Score], what: str, title: str) -> str:
     for tick in (0.001, 0.01, 0.1, 1.0, 10.0):
         parts += [
             _line(x(tick), y(0), x(tick), y(1), "#ddd"),
-            _text(x(tick), HEIGHT - 28, f"{tick:.1%}"),
+            _text(x(tick), HEIGHT - 28, f"{100 * tick:g} %"),
         ]
     for tick in (0.0, 0.25, 0.5, 0.75, 0.9, 1.0):
         parts += [
             _line(LEFT, y(tick), WIDTH - RIGHT, y(tick), "#ddd"),
-            _text(30, y(tick) + 4, f"{tick:.0%}"),
+            _text(30, y(tick) + 4, f"{100 * tick:g} %"),
         ]
     models = [model for model in (scores[0].said if scores else ()) if errors(scores, model, what)]
     for number, model in enumerate(models):
