@@ -157,7 +157,7 @@ def test_nobody_listens_to_a_source_that_has_sent_its_last_memory(home: Home) ->
     observer = home.instance("web").files.observer_socket
     move = home.start("migrate", "web", "--to", "local", "--json")
     heard: dict[str, set[str]] = {}
-    with contextlib.suppress(QMPError, OSError):  # the source ends with the move
+    with contextlib.suppress(QMPError, OSError, EOFError):  # the source ends with the move
         while True:
             migration, devices = ask(observer, "query-migrate", "query-chardev")
             [heart] = [each for each in devices if each["label"] == "heartbeat"]
