@@ -162,6 +162,8 @@ def test_nobody_listens_to_a_source_that_has_sent_its_last_memory(home: Home) ->
             migration, devices = ask(observer, "query-migrate", "query-chardev")
             [heart] = [each for each in devices if each["label"] == "heartbeat"]
             stage = migration.get("status", "none")
+            if stage != "active" and "active" not in heard:
+                continue  # of the move that it came by
             heard.setdefault(stage, set()).add(heart["filename"].partition(":")[0])
     finish(move)
     assert "unix" in heard["active"]
@@ -172,11 +174,11 @@ def test_there_and_back_with_nothing_but_json(home: Home) -> None:
     seen = {home.instance("web").process}
     for _ in range(2):
         records = home.records("migrate", "web", "--to", "local", "--bandwidth", "64MiB/s")
-        assert {record["event"] for record in records[:-1]} == {"progress"}
+        assert {record["event"] for record in records[:-1]} <= {"forecast", "progress"}
         assert {record["format"] for record in records} == {1}
         outcome = records[-1]
         assert (outcome["event"], outcome["status"]) == ("outcome", "completed")
-        fractions = [record["fraction"] for record in records[:-1]]
+        fractions = [one["fraction"] for one in records[:-1] if one["event"] == "progress"]
         assert fractions == sorted(fractions)
         seen.add(home.instance("web").process)
     assert len(seen) == 3
