@@ -8,12 +8,14 @@ import pytest
 
 from vmferry.controller import Controller
 from vmferry.hypervisor.simulated import Guest, SimulatedMove
-from vmferry.policy.base import Input, Limits
+from vmferry.move.recorder import action_json
+from vmferry.policy.base import ActionResult, Input, Limits
 from vmferry.policy.fixed import Fixed
 from vmferry.policy.rehearse import Rehearse
 from vmferry.precopy.case import Case
 from vmferry.precopy.passes import PassTracker
-from vmferry.precopy.sample import Sample
+from vmferry.precopy.sample import Event, Sample
+from vmferry.precopy.trace import Item, Note, Trace
 from vmferry.precopy.xray import HeatMap, Row, XRayResult
 from vmferry.rehearsal.learnt import case_learnt, forecasts, slowdown_of
 from vmferry.rehearsal.marks import Marks
@@ -34,8 +36,19 @@ async def rehearsed(guest: Guest, seconds: float = 60.0) -> list[Input]:
     return heard
 
 
+def trace_of(heard: list[Input]) -> Trace:
+    """As the guardian's recorder has it."""
+    items: list[Item] = []
+    for one in heard:
+        if isinstance(one, ActionResult):
+            items.append(Note(one.t, "action", action_json(one.action), one.error or "ok"))
+        elif isinstance(one, Sample | Event):
+            items.append(one)
+    return Trace({"limits": asdict(LIMITS)}, tuple(items))
+
+
 def case(heard: list[Input]) -> Case:
-    learnt = case_learnt({"limits": asdict(LIMITS)}, heard, None, 0.0)
+    learnt = case_learnt(trace_of(heard), None, 0.0)
     assert learnt is not None
     return learnt
 
@@ -61,7 +74,7 @@ async def test_what_never_converges_has_a_profile_of_the_whole_load() -> None:
 
 
 async def test_without_a_whole_pass_there_is_nothing_to_learn() -> None:
-    assert case_learnt({"limits": asdict(LIMITS)}, await rehearsed(NEVER, 0.5), None, 0.0) is None
+    assert case_learnt(trace_of(await rehearsed(NEVER, 0.5)), None, 0.0) is None
 
 
 async def test_every_pass_is_marked_once_where_it_began() -> None:
@@ -110,14 +123,14 @@ def xray_of(row: Row) -> XRayResult:
 
 
 async def test_the_memory_is_what_the_sink_counted_where_it_counted_all() -> None:
-    heard, header = await rehearsed(CONVERGES), {"limits": asdict(LIMITS)}
+    trace = trace_of(await rehearsed(CONVERGES))
     pages = 256 * MIB // 4096
     row = Row(1, zero=pages - 1000, ordinary=1000, first=pages)
-    learnt = case_learnt(header, heard, xray_of(row), 0.0)
+    learnt = case_learnt(trace, xray_of(row), 0.0)
     assert learnt is not None
     assert learnt.profile.zero_pages == pages - 1000
     assert learnt.profile.non_zero_bytes == 1000 * 4096
     # A sink that lost most of pass 1 knows less than QEMU.
     partly = xray_of(replace(row, first=pages // 2))
-    learnt = case_learnt(header, heard, partly, 0.0)
+    learnt = case_learnt(trace, partly, 0.0)
     assert learnt is not None and learnt.profile.non_zero_bytes > 100 * MIB

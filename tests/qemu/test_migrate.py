@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import socket
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from bench._bench_bare import PlainQmp
 from tests.qemu.home import (
     PATIENCE,
     Home,
@@ -152,41 +152,20 @@ def check_sums(outcome: dict[str, Any], trace: Trace) -> None:
     assert stages[-len(handover) :] == handover
 
 
-def answers(path: Path, *commands: str) -> Iterator[list[Any]]:
-    """What QEMU answers to these commands, over and over, until it ends."""
-    with (
-        socket.socket(socket.AF_UNIX) as connection,
-        contextlib.suppress(OSError),
-        connection.makefile("rwb", buffering=0) as lines,
-    ):
-        connection.connect(str(path))
-        lines.readline()
-        lines.write(b'{"execute": "qmp_capabilities"}')
-        lines.readline()
-        while True:
-            found = []
-            for command in commands:
-                lines.write(json.dumps({"execute": command}).encode())
-                message: dict[str, Any] = {}
-                while "return" not in message:
-                    if not (line := lines.readline()):
-                        return
-                    message = json.loads(line)
-                found.append(message["return"])
-            yield found
-
-
 def test_nobody_listens_to_a_source_that_has_sent_its_last_memory(home: Home) -> None:
     # Who hung up then, by being killed, would break the guest's virtio-serial device.
-    observer = home.instance("web").files.observer_socket
+    qmp = PlainQmp(home.instance("web").files.observer_socket)
     move = home.start("migrate", "web", "--to", "local", "--json")
     heard: dict[str, set[str]] = {}
-    for migration, devices in answers(observer, "query-migrate", "query-chardev"):
-        [heart] = [each for each in devices if each["label"] == "heartbeat"]
-        stage = migration.get("status", "none")
-        if stage != "active" and "active" not in heard:
-            continue  # of the move that it came by
-        heard.setdefault(stage, set()).add(heart["filename"].partition(":")[0])
+    with contextlib.suppress(ValueError, OSError):  # the source ends with the move
+        while True:
+            stage = qmp.ask("query-migrate").get("status", "none")
+            devices = qmp.ask("query-chardev")
+            if stage != "active" and "active" not in heard:
+                continue  # of the move that it came by
+            [heart] = [each for each in devices if each["label"] == "heartbeat"]
+            heard.setdefault(stage, set()).add(heart["filename"].partition(":")[0])
+    qmp.close()
     finish(move)
     assert "unix" in heard["active"]
     assert heard["completed"] == {"disconnected"}

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from vmferry.precopy.case import Case, Setting
 
 DEFAULT_LIMIT_SECONDS = 0.3
-MEASURE_SECONDS = 8.0
 LEAST_SECONDS, MOST_SECONDS = 1.0, 60.0
 
 OptionalVm = Annotated[
@@ -137,6 +136,7 @@ def _measure(vm: str, asked: Asked, output: Output) -> KeptCurve:
     import asyncio
     import time
 
+    from vmferry.hypervisor.qemu.dirty_rate import MEASURE_SECONDS
     from vmferry.journal.curves import KeptCurve, curves_file, keep_curve
     from vmferry.move.measure import measure_vm
     from vmferry.units import format_duration

@@ -6,14 +6,13 @@ itself where it cannot be kept.
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vmferry.errors import UsageError
 from vmferry.host.paths import state_dir
+from vmferry.journal.kept import append, newest_first
 from vmferry.precopy.profile import DirtyProfile
 
 _FORMAT = 1
@@ -52,25 +51,14 @@ def curves_file() -> Path:
 
 def keep_curve(kept: KeptCurve) -> None:
     """Add it to the file. Raises OSError."""
-    line = json.dumps(kept.to_json()).encode() + b"\n"
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-    descriptor = os.open(curves_file(), flags, 0o600)
-    try:
-        # One write: lines of two measurements at once do not mix.
-        os.write(descriptor, line)
-    finally:
-        os.close(descriptor)
+    append(curves_file(), kept.to_json())
 
 
 def newest_curve(vm: str) -> KeptCurve | None:
     """The latest of `vm`; lines that are not whole are passed over."""
-    try:
-        lines = curves_file().read_text(errors="replace").splitlines()
-    except OSError:
-        return None
-    for line in reversed(lines):
+    for data in newest_first(curves_file()):
         try:
-            kept = KeptCurve.from_json(json.loads(line))
+            kept = KeptCurve.from_json(data)
         except (LookupError, TypeError, ValueError, UsageError):
             continue
         if kept.vm == vm:

@@ -6,13 +6,12 @@ cannot be kept.
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vmferry.host.paths import state_dir
+from vmferry.journal.kept import append, newest_first
 from vmferry.precopy.quantiles import Quantiles
 
 _FORMAT = 1
@@ -66,25 +65,14 @@ def probes_file() -> Path:
 
 def keep_probe(probe: Probe) -> None:
     """Add it to the file. Raises OSError."""
-    line = json.dumps(probe.to_json()).encode() + b"\n"
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-    descriptor = os.open(probes_file(), flags, 0o600)
-    try:
-        # One write: lines of two probes at once do not mix.
-        os.write(descriptor, line)
-    finally:
-        os.close(descriptor)
+    append(probes_file(), probe.to_json())
 
 
 def newest_probe(place: str) -> Probe | None:
     """The latest of the way to `place`; lines that are not whole are passed over."""
-    try:
-        lines = probes_file().read_text(errors="replace").splitlines()
-    except OSError:
-        return None
-    for line in reversed(lines):
+    for data in newest_first(probes_file()):
         try:
-            probe = Probe.from_json(json.loads(line))
+            probe = Probe.from_json(data)
         except (LookupError, TypeError, ValueError):
             continue
         if probe.place == place:

@@ -54,7 +54,6 @@ class GuestWatch:
         self._readers: dict[str, HeartbeatReader] = {}
         # Those that were let go; their beats stay.
         self._former: list[HeartbeatReader] = []
-        self._let_go: set[str] = set()
         self._files: dict[str, InstanceFiles] = {}
         self._told: dict[str, int] = {}
         self._told_at = 0.0
@@ -84,13 +83,12 @@ class GuestWatch:
             return
         reader.stop()
         self._former.append(reader)
-        self._let_go.add(side)
         self._told.pop(side, None)
 
     def follow_again(self, side: str) -> None:
         """Listen again to a side that was let go and runs after all."""
-        if side in self._let_go:
-            self._let_go.discard(side)
+        was_let_go = any(reader.side == side for reader in self._former)
+        if was_let_go and side not in self._readers:
             self.follow(side, self._files[side])
 
     async def baseline(self) -> None:

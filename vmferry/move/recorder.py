@@ -46,7 +46,6 @@ class Recorder:
         self._foretells = foretells
         self.last: Sample | None = None
         self.error = ""
-        self.events: list[Event] = []
         self._items: list[Item] = []
         self._header: Mapping[str, Any] = {}
         self._journal: Journal | None = journal
@@ -71,7 +70,6 @@ class Recorder:
                 self.line({"t": _t(item.t), "query-migrate": item.raw})
                 self._foretell(item.t)
             case Event():
-                self.events.append(item)
                 self._items.append(item)
                 self._foresight.receive(item)
                 raw = {"event": item.name, "data": item.data}
@@ -127,7 +125,7 @@ class Recorder:
 
     def ended_at(self) -> float:
         """Seconds from `migrate` to the end: the VM running at the destination, or QEMU's end."""
-        times = [event.t for event in self.events if _is_end(event)]
+        times = [one.t for one in self._items if isinstance(one, Event) and _is_end(one)]
         return times[-1] if times else (self.last.t if self.last is not None else 0.0)
 
     def line(self, line: Mapping[str, Any]) -> None:

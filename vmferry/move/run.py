@@ -281,8 +281,7 @@ class MoveRun:
             work.stage(move.value)
             if move is Move.RECORD_INTENT:
                 work.guest.let_go("source")
-            if move is Move.RECORD_INTENT and work.migration is not None:
-                standing = work.migration.looked_at()
+                standing = work.migration.looked_at() if work.migration is not None else None
                 if standing is not None:
                     work.hear(standing)
             if move is Move.QUIT_SOURCE and work.migration is not None:

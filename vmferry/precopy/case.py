@@ -41,6 +41,16 @@ class Link:
     burst: Quantiles
 
 
+def speed_of(setting: Setting, link: Link) -> float:
+    """What the passes send, in bytes per second: the cap, or the link where that is slower."""
+    return min(setting.bandwidth or link.speed.p50, link.speed.p50)
+
+
+def threshold_of(setting: Setting, link: Link) -> float:
+    """Less than that may be left for QEMU to end a pass, in bytes."""
+    return speed_of(setting, link) * setting.downtime_limit_ms / 1000
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """What the source, and the way to the destination, take for themselves. Seconds.
@@ -81,3 +91,13 @@ class Case:
     link: Link
     host: Host = field(default_factory=Host)
     standing: Standing | None = None
+
+    @property
+    def speed(self) -> float:
+        """What the passes send, in bytes per second."""
+        return speed_of(self.setting, self.link)
+
+    @property
+    def threshold(self) -> float:
+        """Less than that may be left for QEMU to end a pass, in bytes."""
+        return threshold_of(self.setting, self.link)

@@ -16,7 +16,7 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from vmferry.errors import UsageError
-from vmferry.precopy.case import Case, Link, Setting
+from vmferry.precopy.case import Case, Link, Setting, speed_of
 from vmferry.precopy.convergence import quantile
 from vmferry.precopy.draws import Z90
 from vmferry.precopy.outcome import PassRecord
@@ -25,7 +25,7 @@ from vmferry.precopy.profile import DirtyProfile, Source
 from vmferry.precopy.profile_of import profile_of_passes, standing_of, zero_pages_per_second
 from vmferry.precopy.quantiles import Quantiles
 from vmferry.precopy.sample import Event, Sample
-from vmferry.precopy.speeds import behind_limit, burst_of, look_at
+from vmferry.precopy.speeds import Seen, behind_limit, burst_of, look_at
 from vmferry.precopy.trace import Item, Note, Trace
 
 _DEFAULT_LIMIT_MS = 300
@@ -80,12 +80,12 @@ def case_of(trace: Trace, source: Source = "trace", name: str = "the trace") -> 
             f"{name} ends in pass 1: what the guest dirties shows at the end of a pass",
             hint="a forecast needs a recording of at least one whole pass",
         )
-    setting, link = _setting(trace, seen)
+    shown = look_at(trace.items)
+    setting, link = _setting(trace, seen, shown)
     if source == "trace":
         setting, profile = _with_savings(setting, profile, tracker.passes)
-    host = look_at(trace.items).host
-    speed = min(setting.bandwidth or link.speed.p50, link.speed.p50)
-    rate = zero_pages_per_second(tracker.passes, speed)
+    host = shown.host
+    rate = zero_pages_per_second(tracker.passes, speed_of(setting, link))
     return Case(
         profile=profile,
         setting=setting,
@@ -213,7 +213,7 @@ class Watch:
         self.most_limit_ms = max(self.most_limit_ms, limit or 0)
 
 
-def _setting(trace: Trace, seen: Watch) -> tuple[Setting, Link]:
+def _setting(trace: Trace, seen: Watch, shown: Seen) -> tuple[Setting, Link]:
     limits = trace.header.get("limits")
     limits = limits if isinstance(limits, Mapping) else {}
     # A rehearsal changes QEMU's limit as it goes; what was planned is in its header.
@@ -222,7 +222,6 @@ def _setting(trace: Trace, seen: Watch) -> tuple[Setting, Link]:
     )
     cap = _positive(limits.get("bandwidth"), seen.parameters.get("max-bandwidth"))
     told = "bandwidth" in limits or "max-bandwidth" in seen.parameters
-    shown = look_at(trace.items)
     link = shown.link if told and (shown.free or shown.capped) else None
     if link is None:
         cap, link = link_by_speeds(seen.speeds or seen.mixed_speeds, cap, told)

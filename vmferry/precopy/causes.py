@@ -15,7 +15,6 @@ from typing import Any, Literal
 from vmferry.precopy.case import Case
 from vmferry.precopy.evidence import Dip, Evidence, Hover
 from vmferry.precopy.forecast import Remedy
-from vmferry.precopy.remedies import speed_of
 from vmferry.units import MIB, format_duration, format_rate, format_size
 
 CauseName = Literal[
@@ -94,7 +93,7 @@ def speed_cause(
     burst: float | None,
 ) -> Cause:
     """What held the speed where it was; `needed` is the speed that would have converged."""
-    speed = evidence.usual_speed or speed_of(case)
+    speed = evidence.usual_speed or case.speed
     cap = case.setting.bandwidth
     if cap and speed >= AT_THE_CAP * cap:
         share = None
@@ -128,7 +127,7 @@ def fixed_downtime(evidence: Evidence, case: Case) -> Cause | None:
     if last.downtime_ms is None or last.downtime_ms <= limit:
         return None
     # The switchover is never slower than the passes, so this much at the least is no memory.
-    fixed = last.downtime_ms - 1000 * last.downtime_bytes / speed_of(case)
+    fixed = last.downtime_ms - 1000 * last.downtime_bytes / case.speed
     if fixed <= limit:
         return None
     return Cause(
@@ -160,7 +159,7 @@ def _fixed_by_others(case: Case, limit_ms: int) -> Cause | None:
 def _needed_speed(case: Case, remedies: Sequence[Remedy]) -> float | None:
     for remedy in remedies:
         if remedy.change == "bandwidth" and isinstance(remedy.after, float | int):
-            return float(remedy.after) if remedy.after > speed_of(case) else None
+            return float(remedy.after) if remedy.after > case.speed else None
     return None
 
 
@@ -245,7 +244,7 @@ def describe_dip(dip: Dip, usual: float) -> str:
 
 
 def _working_set(evidence: Evidence, case: Case, share: float | None) -> Cause:
-    speed, limit = speed_of(case), case.setting.downtime_limit_ms / 1000
+    speed, limit = case.speed, case.setting.downtime_limit_ms / 1000
     allowed = speed * limit
     room = (
         f"A downtime limit of {format_duration(limit)} at {format_rate(speed)} allows"

@@ -14,7 +14,6 @@ from vmferry.precopy.forecast import p_converge
 from vmferry.precopy.outcome import PassRecord
 from vmferry.precopy.passes import resent_bytes
 from vmferry.precopy.quantiles import Quantiles
-from vmferry.precopy.remedies import speed_of
 from vmferry.units import format_duration, format_rate, format_size
 
 # How far down the edge is looked for, and how many steps there are.
@@ -137,7 +136,7 @@ def _throttle(evidence: Evidence) -> str:
 def _edge(evidence: Evidence, case: Case) -> list[str]:
     """How much less speed, or limit, would still have been enough."""
     decisive = next((one for one in reversed(evidence.passes) if not one.switchover), None)
-    threshold = speed_of(case) * case.setting.downtime_limit_ms / 1000
+    threshold = case.threshold
     lines = []
     if decisive is not None and 0 < decisive.dirty_bytes <= threshold:
         lines.append(
@@ -146,7 +145,7 @@ def _edge(evidence: Evidence, case: Case) -> list[str]:
         )
     # The throttle that it ended with stays.
     case = replace(case, setting=replace(case.setting, auto_converge=False))
-    speed, limit = speed_of(case), case.setting.downtime_limit_ms
+    speed, limit = case.speed, case.setting.downtime_limit_ms
     factors = np.geomspace(_LEAST, 1.0, _STEPS)
     by_speed = _lowest(factors, [_slower(case, speed * one) for one in factors.tolist()])
     by_limit = _lowest(factors, [_shorter(case, limit * one) for one in factors.tolist()])

@@ -193,10 +193,7 @@ def evidence_of(trace: Trace) -> Evidence:
         case = case_of(_passes_of(trace))
     except UsageError as problem:
         why_no_case = problem.message
-    threshold = 0.0
-    if case is not None:
-        speed = min(case.setting.bandwidth or case.link.speed.p50, case.link.speed.p50)
-        threshold = speed * case.setting.downtime_limit_ms / 1000
+    threshold = case.threshold if case is not None else 0.0
     return Evidence(
         trace=trace,
         samples=tuple(samples),

@@ -67,15 +67,7 @@ class Explanation:
             "format": 1,
             "verdict": self.verdict,
             "causes": [cause.to_json() for cause in self.causes],
-            "remedies": [
-                {
-                    "change": remedy.change,
-                    "from": remedy.before,
-                    "to": remedy.after,
-                    "forecast": remedy.forecast.to_json(),
-                }
-                for remedy in self.remedies
-            ],
+            "remedies": [remedy.to_json() for remedy in self.remedies],
             "text": list(self.text),
         }
 

@@ -52,6 +52,15 @@ class Remedy:
     after: float | str | bool
     forecast: Forecast
 
+    def to_json(self) -> dict[str, Any]:
+        """`{"change", "from", "to", "forecast"}`."""
+        return {
+            "change": self.change,
+            "from": self.before,
+            "to": self.after,
+            "forecast": self.forecast.to_json(),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
@@ -83,15 +92,7 @@ class Forecast:
             "bytes": _quantiles(self.bytes),
             "passes": _quantiles(self.passes),
             "why": self.why,
-            "remedies": [
-                {
-                    "change": remedy.change,
-                    "from": remedy.before,
-                    "to": remedy.after,
-                    "forecast": remedy.forecast.to_json(),
-                }
-                for remedy in self.remedies
-            ],
+            "remedies": [remedy.to_json() for remedy in self.remedies],
         }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from vmferry.precopy.case import Case, Host, Link, Setting
+from vmferry.precopy.case import Case, Host, Link, Setting, threshold_of
 from vmferry.precopy.case_of import Watch, link_by_speeds
 from vmferry.precopy.forecast import Forecast, Verdict, forecast_many
 from vmferry.precopy.forecast_words import odds
@@ -107,7 +107,7 @@ class Foresight:
             return None
         self._told_at, self._told_pass = last.t, last.sync_count
         dirty = dirty_at_syncs(self.tracker)
-        settled = settled_at(dirty, _threshold(case.setting, case.link))
+        settled = settled_at(dirty, case.threshold)
         found = forecast_many([case])[0]
         if settled is not None and not _is_hopeless(found):
             found = _proven(case, settled, found)
@@ -135,7 +135,7 @@ class Foresight:
             "run",
             self._began,
             latest=_PASSES,
-            threshold=None if steered else _threshold(setting, link),
+            threshold=None if steered else threshold_of(setting, link),
         )
         if shown is None:
             return None
@@ -182,15 +182,9 @@ def _is_hopeless(found: Forecast) -> bool:
     return found.verdict == "does-not-converge" and found.p_converge <= NEVER
 
 
-def _threshold(setting: Setting, link: Link) -> float:
-    """Less than that may be left for QEMU to end a pass, in bytes."""
-    speed = min(setting.bandwidth or link.speed.p50, link.speed.p50)
-    return speed * setting.downtime_limit_ms / 1000
-
-
 def _proven(case: Case, settled: float, found: Forecast) -> Forecast:
     """What passes that hover prove, whatever the model says."""
-    allowed = format_size(_threshold(case.setting, case.link))
+    allowed = format_size(case.threshold)
     return replace(
         found,
         verdict="does-not-converge",

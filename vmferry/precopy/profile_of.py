@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import exp, hypot, log
 from statistics import fmean
+from typing import TypeVar
 
 from vmferry.precopy.case import Standing
 from vmferry.precopy.draws import Z90
@@ -29,6 +30,8 @@ _GUESSED = 0.5
 _HALF_LIFE = 6.0
 # Without MIGRATION_PASS events the time of a sync is known to that part of the polling period.
 _OF_POLLING = 0.25
+_T = TypeVar("_T")
+
 # In search of the window that finds what was dirty: its precision, and when to give up.
 _FINER, _OLDEST = 1.1, 1000.0
 # Two syncs between two samples may seem to be one moment.
@@ -90,7 +93,7 @@ def profile_of_passes(
     first = passes[0]
     zero_pages = first.zero_pages + _left_over_zero_pages(passes, current, zero_share, last)
     return DirtyProfile(
-        points=tuple(_point(group, at) for group in _groups(found)),
+        points=tuple(_point(group, at) for group in _alike(found, lambda one: one.seconds)),
         ram_bytes=last.total,
         zero_pages=zero_pages,
         non_zero_bytes=max(first.dirty_bytes - zero_pages * last.page_size, 0),
@@ -186,10 +189,10 @@ def _whole(
     """
     sizes = [float(later.new_bytes) for _, later in pairs]
     for _ in range(_ROUNDS):
-        windows = sorted(
+        windows = [
             (record.duration_ms, size) for (record, _), size in zip(pairs, sizes, strict=True)
-        )
-        curve = extended([_mean(group) for group in _alike(windows)])
+        ]
+        curve = extended([_mean(group) for group in _alike(windows, lambda one: one[0])])
         sizes = [
             later.new_bytes + _again(curve, passes, record, times) * record.left_bytes
             for record, later in pairs
@@ -197,14 +200,14 @@ def _whole(
     return sizes
 
 
-def _alike(windows: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
-    """Windows (sorted, with their sizes) of about the same length together."""
-    groups: list[list[tuple[float, float]]] = []
-    for window, size in windows:
-        if groups and window < groups[-1][0][0] * _ALIKE:
-            groups[-1].append((window, size))
+def _alike(items: Sequence[_T], length: Callable[[_T], float]) -> list[list[_T]]:
+    """Items of about the same length together, in the order of their lengths."""
+    groups: list[list[_T]] = []
+    for one in sorted(items, key=length):
+        if groups and length(one) < length(groups[-1][0]) * _ALIKE:
+            groups[-1].append(one)
         else:
-            groups.append([(window, size)])
+            groups.append([one])
     return groups
 
 
@@ -245,17 +248,6 @@ def _pairs(
         for record, later in zip(passes, following, strict=False)
         if not later.switchover and record.duration_ms > 0
     ]
-
-
-def _groups(found: Sequence[_Found]) -> list[list[_Found]]:
-    """Passes of about the same length together, in the order of their lengths."""
-    groups: list[list[_Found]] = []
-    for one in sorted(found, key=lambda one: one.seconds):
-        if groups and one.seconds < groups[-1][0].seconds * _ALIKE:
-            groups[-1].append(one)
-        else:
-            groups.append([one])
-    return groups
 
 
 def _point(group: Sequence[_Found], at: float) -> CurvePoint:

@@ -104,14 +104,9 @@ def remedies_of(case: Case, hovered_at: float | None = None) -> tuple[Remedy, ..
     )
 
 
-def speed_of(case: Case) -> float:
-    """What the passes send, in bytes per second: the cap, or the link where that is slower."""
-    return min(case.setting.bandwidth or case.link.speed.p50, case.link.speed.p50)
-
-
 def _changes(case: Case, seen: _Seen | None) -> list[_Change]:
     setting = case.setting
-    speed, limit_ms = speed_of(case), setting.downtime_limit_ms
+    speed, limit_ms = case.speed, setting.downtime_limit_ms
     # The threshold has to grow by so much to allow what the passes hovered at.
     times, all_of_it = None, False
     if seen is not None:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
 from vmferry.errors import UsageError
-from vmferry.move.recorder import action_json
-from vmferry.policy.base import ActionResult, Input
 from vmferry.precopy.case import Case, Setting
 from vmferry.precopy.case_of import case_of
 from vmferry.precopy.forecast import Forecast, forecast_many
 from vmferry.precopy.profile import DirtyProfile
-from vmferry.precopy.sample import Event, Sample
-from vmferry.precopy.trace import Item, Note, Trace
+from vmferry.precopy.trace import Trace
 from vmferry.precopy.xray import XRayResult
 
 # Beside what was asked for: half and twice of each limit.
@@ -25,8 +22,7 @@ _NEARLY_ALL = 0.9
 
 
 def case_learnt(
-    header: Mapping[str, Any],
-    heard: Sequence[Input],
+    trace: Trace,
     xray: XRayResult | None,
     slowdown: float,
 ) -> Case | None:
@@ -34,9 +30,8 @@ def case_learnt(
 
     `slowdown` is the share of its work that the guest lost meanwhile.
     """
-    items = [item for item in map(_item, heard) if item is not None]
     try:
-        case = case_of(Trace(header, tuple(items)), source="rehearsal", name="the rehearsal")
+        case = case_of(trace, source="rehearsal", name="the rehearsal")
     except UsageError:
         return None
     profile = replace(case.profile, slowdown=slowdown)
@@ -73,14 +68,13 @@ class Learnt:
 
 
 def learn(
-    header: Mapping[str, Any],
-    heard: Sequence[Input],
+    trace: Trace,
     xray: Mapping[str, Any] | None,
     slowdown: float,
 ) -> Learnt:
     """All that one rehearsal teaches; `xray` is what the sink tells of the stream."""
     looked = XRayResult.from_json(xray) if xray is not None else None
-    case = case_learnt(header, heard, looked, slowdown)
+    case = case_learnt(trace, looked, slowdown)
     if case is None:
         return Learnt(slowdown)
     return Learnt(slowdown, case.profile, tuple(forecasts(case)))
@@ -107,13 +101,3 @@ def forecasts(case: Case) -> list[Forecast]:
 
 def _with_limit(setting: Setting, factor: float) -> Setting:
     return replace(setting, downtime_limit_ms=max(round(setting.downtime_limit_ms * factor), 1))
-
-
-def _item(heard: Input) -> Item | None:
-    """As the recorded trace has it."""
-    if isinstance(heard, Sample | Event):
-        return heard
-    if isinstance(heard, ActionResult):
-        result = heard.error if heard.error is not None else "ok"
-        return Note(heard.t, "action", action_json(heard.action), result)
-    return None

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -69,10 +69,8 @@ class _Work:
     never_stops: bool = False
     # Somebody paused the VM, other than QEMU for its switchover.
     paused: bool = False
-    heard: list[Input] = field(default_factory=list)
 
     def hear(self, item: Input) -> None:
-        self.heard.append(item)
         self.recorder.hear(item)
         self.guest.poll()
         if isinstance(item, Sample) and self.sink is not None:
@@ -137,16 +135,15 @@ class RehearsalRun:
         policy = Rehearse(request.limits, request.seconds)
         guest = GuestWatch(recorder.line)
         work = _Work(source, parties, policy, recorder, cost, guest, Marks())
-        header = _header(run, request)
-        recorder.line({"vmferry": header})
+        recorder.line({"vmferry": _header(run, request)})
         try:
-            return await self._carry_out(run, work, header)
+            return await self._carry_out(run, work)
         finally:
             guest.stop()
             if work.sink is not None:
                 await work.sink.finish()
 
-    async def _carry_out(self, run: str, work: _Work, header: Mapping[str, Any]) -> Outcome:
+    async def _carry_out(self, run: str, work: _Work) -> Outcome:
         try:
             migration = await self._prepare(run, work)
             ending = await self._rehearse(work, migration)
@@ -160,7 +157,7 @@ class RehearsalRun:
         verdict = verdict_of(work.policy, ending, stream_end, work.paused)
         slowdown = slowdown_of(work.guest.work().loss_percent, work.cost.run_delay_percent())
         xray = stream_end.xray if stream_end is not None else None
-        learnt = learn(header, work.heard, xray, slowdown)
+        learnt = learn(work.recorder.trace, xray, slowdown)
         if work.policy.undecided:
             verdict = foretold(verdict, learnt.forecasts)
         if work.recorder.verdict != verdict.answer:

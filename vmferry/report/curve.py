@@ -17,7 +17,6 @@ from vmferry.precopy.case_of import case_of
 from vmferry.precopy.draws import DRAWS
 from vmferry.precopy.forecast_map import LOOK_SECONDS, WINDOW_SECONDS
 from vmferry.precopy.profile import DirtyProfile
-from vmferry.precopy.remedies import speed_of
 from vmferry.precopy.shape import Shapes
 from vmferry.report.figures import (
     BLUE,
@@ -69,7 +68,7 @@ def curves(recording: Recording) -> Curves | None:
         return Curves(
             case.profile,
             earlier,
-            speed_of(case),
+            case.speed,
             case.setting.downtime_limit_ms / 1000,
             WINDOW_SECONDS if limited else LOOK_SECONDS,
         )
