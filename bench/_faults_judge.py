@@ -10,6 +10,7 @@ from typing import Any
 
 from bench._faults_case import BROKEN, Case
 from bench._faults_lab import VM, Lab, Place, read_settings
+from bench._faults_mute import signs_of_life
 from bench._faults_watch import Eye, Watch
 from tests import leftovers
 from vmferry.errors import VmferryError
@@ -155,7 +156,8 @@ class Judge:
             if self.case.disk and not checked.disk_blocks:
                 self.violations.append("no disk block was written")
         except VmferryError as error:
-            self.violations.append(f"cannot be verified: {error.message}")
+            signs = signs_of_life(place)
+            self.violations.append(f"cannot be verified: {error.message}; {signs}")
         try:
             now = read_settings(place.files.control_socket)
             if now != self.lab.settings:
