@@ -43,6 +43,16 @@ CREATE INDEX IF NOT EXISTS steps_of_run ON steps (run);
 CREATE INDEX IF NOT EXISTS lines_of_run ON lines (run);
 PRAGMA user_version = 1;
 """
+# Made when it is first written, and of the same version: a journal goes without it, and an earlier
+# vmferry does not look at it.
+_DERIVED = """
+CREATE TABLE IF NOT EXISTS derived (
+    run INTEGER PRIMARY KEY REFERENCES runs (id),
+    version TEXT NOT NULL,
+    value TEXT NOT NULL
+)
+"""
+_PATIENCE_SECONDS = 10
 
 
 class JournalError(VmferryError):
@@ -96,7 +106,7 @@ class Journal:
         path = path or journal_file()
         connection = None
         try:
-            connection = sqlite3.connect(path, timeout=10, isolation_level=None)
+            connection = sqlite3.connect(path, timeout=_PATIENCE_SECONDS, isolation_level=None)
             path.chmod(0o600)
             _use_wal(connection)
             # In WAL mode only FULL has a commit on disk when it returns.
@@ -193,6 +203,32 @@ class Journal:
             )
             for (line,) in rows:
                 yield str(line)
+
+    def derived(self, run: str, version: str) -> str | None:
+        """What `keep_derived` kept of a run in this version; None where there is nothing."""
+        # Without the table, and whatever else is the matter: it can be derived again.
+        with contextlib.suppress(sqlite3.Error):
+            row = self._connection.execute(
+                "SELECT value FROM derived WHERE run = ? AND version = ?", (run, version)
+            ).fetchone()
+            return None if row is None else str(row[0])
+        return None
+
+    def keep_derived(self, run: str, version: str, value: str) -> None:
+        """Keep what was derived from a run's lines, where that can be done at once.
+
+        It takes the place of another version's. Nothing is lost where it cannot be kept.
+        """
+        pass  # X
+        try:
+            with contextlib.suppress(JournalError), self._writing():
+                self._connection.execute(_DERIVED)
+                self._connection.execute(
+                    "INSERT OR REPLACE INTO derived (run, version, value) VALUES (?, ?, ?)",
+                    (run, version, value),
+                )
+        finally:
+            self._connection.execute(f"PRAGMA busy_timeout = {1000 * _PATIENCE_SECONDS}")
 
     def _insert_step(self, run: str, step: Step, detail: Mapping[str, Any]) -> None:
         self._connection.execute(

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import exp, log
 from statistics import fmean
 
 from vmferry.errors import UsageError
-from vmferry.journal import Journal, Run
+from vmferry.journal import Journal
 from vmferry.journal.curves import KeptCurve, newest_curve
+from vmferry.move.derived import REHEARSAL, derived_of
 from vmferry.move.speeds import way_to
 from vmferry.precopy.case import Case, Setting
-from vmferry.precopy.case_of import case_of
-from vmferry.precopy.profile import DirtyProfile, Source, merge
-from vmferry.precopy.trace import Item, Trace, TraceError, item_of
+from vmferry.precopy.profile import DirtyProfile, merge
 from vmferry.units import format_duration
 from vmferry.vm.address import Destination
 
 _NEWEST_RUNS = 5
-_REHEARSAL = "rehearse"
 # Two curves nearer than this say the same.
 _ABOUT = 1.1
 
@@ -109,28 +106,8 @@ def _measured_words(kept: KeptCurve, now: float, *, is_new: bool) -> str:
 def _runs(journal: Journal, vm: str, now: float) -> Iterator[_Found]:
     """What each of the newest runs tells, the newest first."""
     for run in reversed(journal.runs(vm)[-_NEWEST_RUNS:]):
-        profile = _profile_of(journal, run)
+        profile = derived_of(journal, run).profile
         if profile is not None:
-            kind = "rehearsal" if run.policy == _REHEARSAL else "run"
+            kind = "rehearsal" if run.policy == REHEARSAL else "run"
             age = format_duration(max(now - run.started_at, 0.0))
             yield _Found(f"{kind} {run.id}, {age} ago", profile)
-
-
-def _profile_of(journal: Journal, run: Run) -> DirtyProfile | None:
-    items: list[Item] = []
-    for line in journal.lines(run.id):
-        value = json.loads(line)
-        if "profile" in value:
-            # A rehearsal measured more than its passes tell.
-            return DirtyProfile.from_json(value["profile"], f"run {run.id}")
-        try:
-            items.append(item_of(value))
-        except TraceError:
-            continue  # a line of another kind than a move's trace has
-    try:
-        source: Source = "rehearsal" if run.policy == _REHEARSAL else "run"
-        profile = case_of(Trace({"limits": run.limits}, tuple(items)), source).profile
-    except UsageError:
-        return None
-    points = tuple(replace(point, at=run.started_at) for point in profile.points)
-    return replace(profile, points=points)

@@ -6,21 +6,19 @@ own sender without the network, a probe the network without QEMU: together they 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vmferry.errors import UsageError
 from vmferry.journal import Journal, Run
 from vmferry.journal.probes import newest_probe
+from vmferry.move.derived import REHEARSAL, derived_of
 from vmferry.move.parties import Parties
 from vmferry.precopy.case import Host, Link
-from vmferry.precopy.speeds import SENDER, UNKNOWN, Seen, behind_limit, burst_of, look_at, slower
-from vmferry.precopy.trace import Item, TraceError, item_of
+from vmferry.precopy.speeds import SENDER, UNKNOWN, Seen, behind_limit, burst_of, slower
 from vmferry.vm.address import Destination, Local, Tcp, parse_destination
 
 _NEWEST_RUNS = 16
-_REHEARSAL = "rehearse"
 # The source of a way of which nothing is known.
 USUAL = "what is usual"
 
@@ -51,7 +49,7 @@ def way_to(journal: Journal, vm: str, destination: Destination) -> Way:
         seen = _seen(journal, chosen)
         if (link := seen.link) is not None:
             return Way(link, seen.host, f"{whose} earlier moves to {place}", seen.reached)
-    rehearsed = _seen(journal, [run for run in runs if run.policy == _REHEARSAL and run.vm == vm])
+    rehearsed = _seen(journal, [run for run in runs if run.policy == REHEARSAL and run.vm == vm])
     return _without_moves(place, rehearsed)
 
 
@@ -102,17 +100,5 @@ def _place_of_run(run: Run) -> str | None:
 def _seen(journal: Journal, runs: Sequence[Run]) -> Seen:
     found = Seen()
     for run in runs[-_NEWEST_RUNS:]:
-        found += look_at(_items(journal, run))
+        found += derived_of(journal, run).seen
     return found
-
-
-def _items(journal: Journal, run: Run) -> Iterator[Item]:
-    for line in journal.lines(run.id):
-        value = json.loads(line)
-        if "vmferry" in value:
-            continue
-        try:
-            yield item_of(value)
-        except TraceError:
-            # Of another kind than a move's trace has.
-            continue
