@@ -90,6 +90,11 @@ def format_duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min"
 
 
+def format_share(share: float) -> str:
+    """`12 %`; what is not more than half a per cent is not called none."""
+    return "less than 1 %" if 0 < share <= 0.005 else f"{100 * share:.0f} %"
+
+
 def _digits(value: float) -> str:
     return (
         f"{value:.2f}"

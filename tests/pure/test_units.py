@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from vmferry.units import (
     UnitError,
     format_duration,
+    format_share,
     format_size,
     parse_duration,
     parse_rate,
@@ -92,3 +93,17 @@ def test_a_written_size_is_read_back_to_three_digits(count: int) -> None:
 )
 def test_durations_as_written(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (0.0, "0 %"),
+        (0.004, "less than 1 %"),
+        (0.005, "less than 1 %"),
+        (0.006, "1 %"),
+        (0.714, "71 %"),
+    ],
+)
+def test_a_small_share_is_not_called_none(share: float, text: str) -> None:
+    assert format_share(share) == text

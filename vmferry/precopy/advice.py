@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vmferry.precopy.xray import Compression, Delta, XRayResult
-from vmferry.units import GIB, format_size
+from vmferry.units import GIB, format_share, format_size
 
 # Less is not worth a line.
 _WORTH = 0.05
@@ -62,7 +62,7 @@ def _ordinary_resent_bytes(result: XRayResult) -> int:
 def _xbzrle(result: XRayResult) -> list[str]:
     total = result.total
     if total.xbzrle:
-        average = percent(result.xbzrle_bytes / (total.xbzrle * result.page_size))
+        average = format_share(result.xbzrle_bytes / (total.xbzrle * result.page_size))
         return [
             f"XBZRLE is on: its {total.xbzrle:,} pages took {average} of a page each on the average"
         ]
@@ -74,13 +74,13 @@ def _xbzrle(result: XRayResult) -> list[str]:
     long_run = _saving(delta, delta.ratio, result.page_size)
     if max(cut, long_run) < _WORTH:
         return []
-    size = percent(delta.ratio)
+    size = format_share(delta.ratio)
     rests = f"{_pages(delta.sampled)} sampled, deltas of {size} of a page on the average"
-    line = f"XBZRLE would cut the bytes sent again by {percent(cut)}"
+    line = f"XBZRLE would cut the bytes sent again by {format_share(cut)}"
     if long_run > cut + _WORTH:
         line += (
-            f", and by up to {percent(long_run)} in a longer migration: it begins with the third"
-            " time that a page is sent"
+            f", and by up to {format_share(long_run)} in a longer migration: it begins with the"
+            " third time that a page is sent"
         )
     return [f"{line}{_cache(result)} ({rests})"]
 
@@ -105,7 +105,7 @@ def _compression(result: XRayResult) -> list[str]:
 
 def _compression_line(result: XRayResult, one: Compression, cut: float) -> str:
     return (
-        f"{one.name} would cut {result.by} 1 by {percent(cut)} and needs"
+        f"{one.name} would cut {result.by} 1 by {format_share(cut)} and needs"
         f" {one.cpu_seconds_per_gib:.1f} cores at {format_size(GIB)}/s of memory"
         f" ({_pages(one.sampled)} compressed on a core of this machine)"
     )
@@ -115,7 +115,7 @@ def _unchanged(result: XRayResult) -> list[str]:
     total = result.total
     if not total.compared or total.same / total.compared < _WORTH:
         return []
-    share = percent(total.same / total.compared)
+    share = format_share(total.same / total.compared)
     return [
         f"{share} of the pages with content that were sent again had not changed"
         f" ({_pages(total.compared)} compared): XBZRLE sends nothing for such a page"
@@ -127,16 +127,14 @@ def _zero_pages(result: XRayResult) -> list[str]:
     pages = total.zero + total.ordinary + total.xbzrle
     if not pages or total.zero / pages < _WORTH:
         return []
-    share, spared = percent(total.zero / pages), format_size(total.zero * (result.page_size - 1))
+    share, spared = (
+        format_share(total.zero / pages),
+        format_size(total.zero * (result.page_size - 1)),
+    )
     return [
         f"zero pages: {share} of the pages sent ({total.zero:,}) were zero, which spared {spared}:"
         " leave the search for them on"
     ]
-
-
-def percent(share: float) -> str:
-    """`71 %`."""
-    return f"{share * 100:.0f} %"
 
 
 def _pages(count: int) -> str:

@@ -14,7 +14,7 @@ from vmferry.precopy.forecast import p_converge
 from vmferry.precopy.outcome import PassRecord
 from vmferry.precopy.passes import resent_bytes
 from vmferry.precopy.quantiles import Quantiles
-from vmferry.units import format_duration, format_rate, format_size
+from vmferry.units import format_duration, format_rate, format_share, format_size
 
 # How far down the edge is looked for, and how many steps there are.
 _LEAST, _STEPS = 0.1, 64
@@ -47,12 +47,7 @@ def describe_completed(evidence: Evidence) -> tuple[tuple[str, ...], list[str]]:
 
 
 def _share(seconds: float, evidence: Evidence) -> str:
-    return percent(seconds / evidence.seconds if evidence.seconds > 0 else 1.0)
-
-
-def percent(share: float) -> str:
-    """`12 %`; what is less than half a per cent is not called none."""
-    return "less than 1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
+    return format_share(seconds / evidence.seconds if evidence.seconds > 0 else 1.0)
 
 
 def _first_pass(evidence: Evidence, first: PassRecord) -> str:
@@ -66,7 +61,7 @@ def _first_pass(evidence: Evidence, first: PassRecord) -> str:
         text += f" at about {format_rate(speed)}"
     if not first.zero_pages:
         return f"{text}, no zero pages."
-    zero = f"{first.zero_pages:,} zero pages ({percent(_zero_share(first))} of it)"
+    zero = f"{first.zero_pages:,} zero pages ({format_share(_zero_share(first))} of it)"
     if speed <= 0:
         return f"{text}, and {zero}."
     held_up = max(seconds - first.sent_bytes / speed, 0.0)
@@ -92,7 +87,7 @@ def _later_passes(evidence: Evidence, passes: list[PassRecord]) -> str:
         return f"{took}: {format_size(sent)}, most of it what pass 1 had left over."
     return (
         f"{took}: {format_size(sent)}, of which {format_size(again)} was memory sent again, as the"
-        f" guest had written to it meanwhile ({percent(again / total)} of all that was sent)."
+        f" guest had written to it meanwhile ({format_share(again / total)} of all that was sent)."
     )
 
 
@@ -165,7 +160,7 @@ def _edge(evidence: Evidence, case: Case) -> list[str]:
 
 
 def _at_most(value: float, factor: float, words: Callable[[float], str]) -> str:
-    less = " or less" if factor <= _LEAST * 1.01 else f" ({percent(1 - factor)} less)"
+    less = " or less" if factor <= _LEAST * 1.01 else f" ({format_share(1 - factor)} less)"
     return f"{words(value)}{less}"
 
 

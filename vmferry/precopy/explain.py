@@ -19,12 +19,12 @@ from vmferry.precopy.causes import (
     hovering_words,
     speed_cause,
 )
-from vmferry.precopy.completed import describe_completed, percent
+from vmferry.precopy.completed import describe_completed
 from vmferry.precopy.evidence import Evidence, evidence_of
 from vmferry.precopy.forecast import Forecast, Remedy, forecast_many
 from vmferry.precopy.remedies import describe_remedies, remedies_of
 from vmferry.precopy.trace import Trace
-from vmferry.units import format_duration, format_size
+from vmferry.units import format_duration, format_share, format_size
 
 Verdict = Literal["converged", "converges", "does-not-converge", "uncertain", "unknown"]
 
@@ -106,7 +106,7 @@ def _converging_words(evidence: Evidence, forecast: Forecast) -> str:
     ended = evidence.status in _ENDED
     it = "the move" if _is_rehearsal(evidence) else "it"
     if forecast.verdict == "uncertain":
-        odds = f"the odds {'were' if ended else 'are'} {percent(forecast.p_converge)}"
+        odds = f"the odds {'were' if ended else 'are'} {format_share(forecast.p_converge)}"
         return f"Its passes so far leave it uncertain whether {it} would converge: {odds}."
     seconds = forecast.total_ms.p50 / 1000 if forecast.total_ms else 0.0
     if _is_rehearsal(evidence):
@@ -150,7 +150,7 @@ def _completed(evidence: Evidence, busy: float | None) -> Explanation:
         remedies = remedies_of(replace(case, standing=None), hover.dirty)
         seen = replace(before, hovers=(hover,))
         causes = causes_of(seen, case, remedies, busy, evidence.switchover_speed)
-        share = percent((hover.end - hover.start) / max(evidence.seconds, hover.end))
+        share = format_share((hover.end - hover.start) / max(evidence.seconds, hover.end))
         reasons = [
             *reasons,
             f"For {share} of the time it did not converge: {hovering_words(hover)}."
@@ -203,7 +203,7 @@ def _in_pass_1(evidence: Evidence) -> tuple[str, ...]:
 def _cause_words(cause: Cause) -> str:
     share = ""
     if cause.share is not None and cause.name != "working-set":
-        whole = "all" if cause.share >= 0.995 else percent(cause.share)
+        whole = "all" if cause.share >= 0.995 else format_share(cause.share)
         share = f" (withholds {whole} of the speed that it would take)"
     return f"{_TITLES[cause.name]}{share}: {' '.join(cause.evidence)}"
 

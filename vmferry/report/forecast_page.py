@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from vmferry.precopy.advice import percent
 from vmferry.precopy.plan_words import VERDICTS
 from vmferry.precopy.quantiles import Quantiles
 from vmferry.report.bands import Band, cards, range_text, room_for, strip
@@ -16,7 +15,7 @@ from vmferry.report.html import bullets, picture, scrolled, section
 from vmferry.report.recording import Recording
 from vmferry.report.rehearsal_words import NOT_MEASURED
 from vmferry.report.told import Told
-from vmferry.units import format_duration, format_rate, format_size
+from vmferry.units import format_duration, format_rate, format_share, format_size
 
 _MARKS = {"converges": "✓", "does-not-converge": "✕", "uncertain": "?"}
 _COLUMNS = ("Setting", "Converges", "Total time", "Downtime", "Sent")
@@ -123,7 +122,7 @@ def _what_if(told: Sequence[Told]) -> str:
     rows = []
     for number, one in enumerate(told):
         cap, limit = one.given.get("bandwidth"), _milliseconds(one.given["downtime_limit_ms"])
-        converges = f"{VERDICTS.get(one.verdict, one.verdict)}, {percent(one.p_converge)}"
+        converges = f"{VERDICTS.get(one.verdict, one.verdict)}, {format_share(one.p_converge)}"
         cells = [
             _cell(f"{format_rate(cap) if cap else 'no cap'}, {limit}"),
             f'<td class="verdict {one.verdict}">{_mark(one)} {escape(converges)}</td>',

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from vmferry.precopy.advice import percent
 from vmferry.precopy.forecast import CERTAIN
 from vmferry.report.figures import BLUE, GREEN, VERMILION, add_line, add_steps, faint, over_time
 from vmferry.report.told import Told
-from vmferry.units import format_duration
+from vmferry.units import format_duration, format_share
 
 _LEAST = 2
 
@@ -67,7 +66,9 @@ def odds(told: Sequence[Told], span: tuple[float, float]) -> go.Figure | None:
         )
     points = [(one.t, 100 * one.p_converge) for one in told]
     points.append((max(span[1], points[-1][0]), points[-1][1]))
-    add_line(figure, "odds", points, BLUE, lambda value: percent(value / 100), width=2, shape="hv")
+    add_line(
+        figure, "odds", points, BLUE, lambda value: format_share(value / 100), width=2, shape="hv"
+    )
     figure.update_yaxes(title_text="odds that it converges, %", range=[-3, 103])
     figure.update_layout(showlegend=False, height=240)
     return figure

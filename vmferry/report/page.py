@@ -7,7 +7,6 @@ from html import escape
 from typing import Any
 
 from vmferry.errors import UsageError
-from vmferry.precopy.advice import percent
 from vmferry.precopy.xray import XRayResult
 from vmferry.report import curve, forecast_page, pictures
 from vmferry.report.facts import Facts, facts, headline
@@ -15,7 +14,7 @@ from vmferry.report.html import document, pairs, picture, prose, scrolled, secti
 from vmferry.report.recording import Recording
 from vmferry.report.timeline import timeline
 from vmferry.report.xray_page import xray_sections
-from vmferry.units import format_duration, format_rate, format_size
+from vmferry.units import format_duration, format_rate, format_share, format_size
 
 
 def render(lines: Iterable[Mapping[str, Any]], outcome: Mapping[str, Any] | None) -> str:
@@ -150,7 +149,7 @@ def _memory_tiles(recording: Recording) -> Iterator[tuple[str, str, str]]:
         zero = format_size(found["zero_pages"] * found["page_size"])
         yield "Memory", format_size(found["ram_bytes"]), f"{zero} of it zero pages"
         if found.get("slowdown"):
-            yield "Guest slowed by", percent(found["slowdown"]), "while it was rehearsed"
+            yield "Guest slowed by", format_share(found["slowdown"]), "while it was rehearsed"
 
 
 def _kept(known: Facts, measured: float, lead: str = "") -> str:

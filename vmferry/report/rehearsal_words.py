@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vmferry.precopy.advice import percent
 from vmferry.precopy.forecast_words import odds
 from vmferry.precopy.plan_words import VERDICTS, interval
 from vmferry.precopy.profile import DirtyProfile
 from vmferry.precopy.quantiles import Quantiles
 from vmferry.precopy.xray import XRayResult
 from vmferry.report.xray_words import findings, headline
-from vmferry.units import format_duration, format_rate, format_size
+from vmferry.units import format_duration, format_rate, format_share, format_size
 
 _MOST_POINTS = 6
 # Less than half a per cent is none.
@@ -39,7 +38,7 @@ def describe_rehearsal(
     lines += [f"Note: {warning}." for warning in found["warnings"]]
     if found["forecast"] is not None:
         if found["slowdown"] >= _LEAST_SLOWDOWN:
-            slowed = percent(found["slowdown"])
+            slowed = format_share(found["slowdown"])
             lines.append(
                 f"The rehearsal slowed the guest by {slowed}, as a move does, and the forecasts"
                 f" have it so; undisturbed it dirties as much in {slowed} less time."

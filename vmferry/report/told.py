@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vmferry.precopy.advice import percent
 from vmferry.precopy.quantiles import Quantiles
+from vmferry.units import format_share
 
 FORMAT = 1
 _VERDICTS = {
@@ -51,7 +51,7 @@ class Told:
     def words(self) -> str:
         """`converges (odds 97 %)`."""
         verdict = _VERDICTS.get(self.verdict, self.verdict)
-        return f"{verdict} (odds {percent(self.p_converge)})"
+        return f"{verdict} (odds {format_share(self.p_converge)})"
 
 
 def _quantiles(value: Mapping[str, float] | None) -> Quantiles | None:

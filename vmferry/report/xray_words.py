@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 
-from vmferry.precopy.advice import advise, percent
+from vmferry.precopy.advice import advise
 from vmferry.precopy.xray import HeatMap, Repeats, Row, XRayResult
-from vmferry.units import format_size
+from vmferry.units import format_share, format_size
 
 # More rows than these are told together, in the middle.
 _MOST_ROWS, _SHOWN = 24, 8
@@ -32,7 +32,9 @@ def headline(result: XRayResult) -> str:
         f" {format_size(total.resent_bytes)} of it for pages that had been sent before."
     )
     if result.sampled_share < _ALL:
-        text += f" The contents of {percent(result.sampled_share)} of the pages were looked at."
+        text += (
+            f" The contents of {format_share(result.sampled_share)} of the pages were looked at."
+        )
     if result.by == "sweep":
         text += (
             " A sweep ends when a page comes that it has had already: the stream itself does not"
@@ -68,7 +70,7 @@ def findings(result: XRayResult) -> list[str]:
     for region in result.hot:
         lines.append(
             f"hot: {region.block} from {region.start:#x} to {region.end:#x}"
-            f" ({format_size(region.size)}): {percent(region.share)} of the bytes sent again"
+            f" ({format_size(region.size)}): {format_share(region.share)} of the bytes sent again"
         )
     return lines + advise(result)
 
@@ -116,7 +118,7 @@ def _shade(share: float, shades: str) -> str:
 
 
 def _line(name: str, row: Row) -> tuple[str, ...]:
-    unchanged = percent(row.same / row.compared) if row.compared else NOTHING
+    unchanged = format_share(row.same / row.compared) if row.compared else NOTHING
     counts = (row.zero, row.ordinary, row.xbzrle, row.first, row.resent)
     return (name, *(f"{count:,}" for count in counts), unchanged, format_size(row.bytes))
 
