@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from bench._qmp import Qmp
+from vmferry.precopy.sample import ENDED
 from vmferry.testguest.build import build, kernel_command_line
 from vmferry.testguest.settings import PageWriterSettings
 
 TRACED = ("migrate_pending", "migration_bitmap_sync_start", "migration_bitmap_sync_end")
 PAGE = 4096
-ENDED = {"completed", "failed", "cancelled"}
 _LINE = re.compile(r"\d+@(\d+\.\d+):(\w+)\D*(\d*)")
 
 

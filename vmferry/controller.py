@@ -15,9 +15,7 @@ from typing import Literal
 
 from vmferry.hypervisor.base import Migration, SideError
 from vmferry.policy.base import Abandon, ActionResult, Decision, Input, Policy
-from vmferry.precopy.sample import Event, Sample
-
-ENDED = frozenset({"completed", "failed", "cancelled"})
+from vmferry.precopy.sample import ENDED, Event, Sample
 
 
 @dataclass(frozen=True, slots=True)

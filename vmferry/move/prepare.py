@@ -22,12 +22,13 @@ from vmferry.hypervisor.qemu.settings import (
 from vmferry.hypervisor.qemu.side import QemuSide
 from vmferry.journal import Journal
 from vmferry.move.parties import Parties, Party, writable_disks
+from vmferry.precopy.sample import ENDED
 from vmferry.units import KIB
 from vmferry.vm.address import Destination, Local, QmpAddress, VmAddress
 from vmferry.vm.registry import lookup
 
 MAY_MOVE = frozenset({"running", "paused"})
-IDLE_MIGRATIONS = frozenset({"none", "completed", "failed", "cancelled"})
+IDLE_MIGRATIONS = ENDED | {"none"}
 
 
 @dataclass(frozen=True, slots=True)

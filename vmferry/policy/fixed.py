@@ -14,12 +14,11 @@ from vmferry.policy.base import (
     SetBandwidth,
     SetDowntimeLimit,
 )
-from vmferry.precopy.sample import Event, Sample
+from vmferry.precopy.sample import ENDED, Event, Sample
 from vmferry.units import format_duration
 
 # A refused or lost cancel is asked for again: a deadline is a promise.
 RETRY_SECONDS = 1.0
-_ENDED = ("completed", "cancelled", "failed")
 
 
 class Fixed:
@@ -54,8 +53,8 @@ class Fixed:
 def _has_ended(item: Input) -> bool:
     """Whether the source's migration is over, so that nothing is left to abandon."""
     if isinstance(item, Sample):
-        return item.status in _ENDED
+        return item.status in ENDED
     if isinstance(item, Event):
         status = item.data.get("status")
-        return item.name == "MIGRATION" and item.side == "source" and status in _ENDED
+        return item.name == "MIGRATION" and item.side == "source" and status in ENDED
     return False

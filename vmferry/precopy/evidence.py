@@ -16,13 +16,12 @@ from vmferry.precopy.case import Case
 from vmferry.precopy.case_of import case_of
 from vmferry.precopy.outcome import PassRecord
 from vmferry.precopy.passes import PassTracker
-from vmferry.precopy.sample import Event, Sample
+from vmferry.precopy.sample import ENDED, Event, Sample
 from vmferry.precopy.trace import Item, Note, Trace
 from vmferry.precopy.trend import TREND_PASSES, falls
 from vmferry.units import MIB
 
-_OVER = frozenset({"completed", "failed", "cancelled"})
-_STANDING = _OVER | {"cancelling", "pre-switchover", "device"}
+_STANDING = ENDED | {"cancelling", "pre-switchover", "device"}
 # QEMU sends ten bursts a second under a cap: a window of the speed holds a few of them.
 _WINDOW_SECONDS = 0.5
 # Pages of zeros cost time and no bytes: such windows tell nothing of the speed.
@@ -177,7 +176,7 @@ def evidence_of(trace: Trace) -> Evidence:
             tracker.receive(item)
         if isinstance(item, Event):
             continue
-        if status not in _OVER:
+        if status not in ENDED:
             status, error = item.status, item.error or error
             if item.total > 0:
                 samples.append(item)

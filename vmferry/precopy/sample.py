@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+# The states of a migration that no other follows.
+ENDED = frozenset({"completed", "failed", "cancelled"})
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:

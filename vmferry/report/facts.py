@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vmferry.report.recording import ENDED, Recording
+from vmferry.precopy.sample import ENDED
+from vmferry.report.recording import Recording
 from vmferry.units import format_duration
 
 # The status of a run that has no outcome and whose migration has not ended.

@@ -12,12 +12,10 @@ from typing import Any
 
 from vmferry.precopy.explain import Explanation, explain
 from vmferry.precopy.passes import PassTracker
-from vmferry.precopy.sample import Event, Sample
+from vmferry.precopy.sample import ENDED, Event, Sample
 from vmferry.precopy.trace import Item, Trace, TraceError, item_of
 from vmferry.report.told import FORMAT, Told
 from vmferry.units import format_rate
-
-ENDED = frozenset({"completed", "failed", "cancelled"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vmferry.precopy.sample import Sample
-from vmferry.report.recording import ENDED, Recording
+from vmferry.precopy.sample import ENDED, Sample
+from vmferry.report.recording import Recording
 from vmferry.report.thin import Point, extremes, highest, mean, thin
 
 # Work is counted over at least this long: shorter windows show the clock's noise, not the guest's.

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from vmferry.hypervisor.simulated.machine import Guest, Machine
 from vmferry.hypervisor.simulated.memory import PAGE_SIZE, Memory
 from vmferry.hypervisor.simulated.writer import Background, PageWriter
+from vmferry.precopy.sample import ENDED
 
 WINDOW_MS = 100
 MAX_WAIT_SECONDS = 0.051
@@ -28,7 +29,6 @@ HEADER_BYTES = 8
 ZERO_PAGE_BYTES = HEADER_BYTES + 1
 SECTION_BYTES = 18  # section start, end-of-section mark and footer: once an iteration
 RATE_PERIOD_SECONDS = 1.0
-ENDED = frozenset({"completed", "failed", "cancelled"})
 
 Emit = Callable[[str, str, dict[str, Any]], None]
 
