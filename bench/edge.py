@@ -22,13 +22,11 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from bench._bench_home import Home, call, command, describe
 from bench._bench_results import Results, Row, open_results, versions
+from bench._loads import Load
 from vmferry.precopy.trend import TREND_PASSES, falls
-from vmferry.testguest.settings import PageWriterSettings
 from vmferry.units import MIB
 
 RAM_MIB = 160
@@ -43,35 +41,14 @@ SEARCH_STEP, SEARCH_UNTIL = 1.35, 1.1
 MOST_SECONDS = 60.0
 FALL = 0.1
 ABANDONED = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """One writer, the downtime limit, and a bandwidth in MiB/s at which to begin the search."""
-
-    name: str
-    writer: PageWriterSettings
-    guess: float
-    limit_ms: int
-
-
-def _load(name: str, guess: float, rate: int | None, limit_ms: int = 300, **more: Any) -> Load:
-    """Rates in MiB/s; None is as fast as it can."""
-    writer = PageWriterSettings(
-        working_set=WORKING_SET_MIB * MIB,
-        write_rate="unlimited" if rate is None else rate * MIB,
-        **more,
-    )
-    return Load(name, writer, guess, limit_ms)
-
-
+# The bandwidths are guesses at which the search begins.
 LOADS = (
-    _load("uniform", 29, 40),
-    _load("hot/cold", 30, 64, hot_writes=90, hot_pages=25),
-    _load("sequential", 25, 32, order="sequential"),
-    _load("phased", 28, 48, phases="busy:0.6,idle:0.2"),
+    Load.of("uniform", 29, WORKING_SET_MIB, 40),
+    Load.of("hot/cold", 30, WORKING_SET_MIB, 64, hot_writes=90, hot_pages=25),
+    Load.of("sequential", 25, WORKING_SET_MIB, 32, order="sequential"),
+    Load.of("phased", 28, WORKING_SET_MIB, 48, phases="busy:0.6,idle:0.2"),
     # With 300 ms its passes would take 75 ms, in which a busy host may not let it write at all.
-    _load("unlimited", 33, None, 1000, content="one-word"),
+    Load.of("unlimited", 33, WORKING_SET_MIB, None, 1000, content="one-word"),
 )
 
 
@@ -86,7 +63,7 @@ class Edge:
     def search(self, load: Load) -> float:
         """The edge in MiB/s: from the guess outwards until it is enclosed, then halved."""
         low, high = None, None
-        bandwidth = load.guess
+        bandwidth = load.bandwidth
         while low is None or high is None or high / low > SEARCH_UNTIL:
             if self._converges(load, bandwidth):
                 high = bandwidth

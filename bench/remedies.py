@@ -13,12 +13,11 @@ import json
 import statistics
 import sys
 import time
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from bench._bench_home import Home, call, command, describe
 from bench._bench_results import Results, Row, open_results, versions
-from vmferry.testguest.settings import PageWriterSettings
+from bench._loads import Load
 from vmferry.units import MIB, format_duration, format_rate
 
 RAM_MIB = 160
@@ -30,47 +29,18 @@ LESS = 0.8
 DEADLINE_TIMES = 3.0
 CHANGES = ("bandwidth", "downtime")
 ABANDONED = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """One writer, and a bandwidth (MiB/s) and limit (ms) at which it does not converge."""
-
-    name: str
-    writer: PageWriterSettings
-    bandwidth: float
-    limit_ms: int
-
-
-def _load(
-    name: str,
-    bandwidth: float,
-    working_set: int,
-    rate: int | None,
-    limit_ms: int = 300,
-    **more: Any,
-) -> Load:
-    """Sizes in MiB, rates in MiB/s; None is as fast as it can."""
-    writer = PageWriterSettings(
-        working_set=working_set * MIB,
-        write_rate="unlimited" if rate is None else rate * MIB,
-        **more,
-    )
-    return Load(name, writer, bandwidth, limit_ms)
-
-
 # Bandwidths at about three quarters of where the simulator has the edge of each.
 LOADS = (
-    _load("uniform", 25, 32, 40),
-    _load("uniform fast", 34, 32, 64),
-    _load("uniform large", 33, 48, 48),
-    _load("short limit", 28, 32, 40, 150),
-    _load("hot/cold", 21, 32, 64, hot_writes=90, hot_pages=25),
-    _load("hot/cold mild", 19, 32, 48, hot_writes=80, hot_pages=20),
-    _load("threads", 25, 32, 48, threads=4, read_share=20),
-    _load("sequential", 26, 32, 32, order="sequential"),
-    _load("phased", 22, 32, 48, phases="busy:0.6,idle:0.2"),
-    _load("unlimited", 26, 32, None, 1000, content="one-word"),
+    Load.of("uniform", 25, 32, 40),
+    Load.of("uniform fast", 34, 32, 64),
+    Load.of("uniform large", 33, 48, 48),
+    Load.of("short limit", 28, 32, 40, 150),
+    Load.of("hot/cold", 21, 32, 64, hot_writes=90, hot_pages=25),
+    Load.of("hot/cold mild", 19, 32, 48, hot_writes=80, hot_pages=20),
+    Load.of("threads", 25, 32, 48, threads=4, read_share=20),
+    Load.of("sequential", 26, 32, 32, order="sequential"),
+    Load.of("phased", 22, 32, 48, phases="busy:0.6,idle:0.2"),
+    Load.of("unlimited", 26, 32, None, 1000, content="one-word"),
 )
 
 
