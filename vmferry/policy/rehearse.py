@@ -13,6 +13,7 @@ depends on, and with fewer bytes in flight than QEMU could send before it looks 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from vmferry.policy.base import (
@@ -27,6 +28,7 @@ from vmferry.policy.base import (
 from vmferry.precopy.convergence import Convergence, Estimate, dirty_points
 from vmferry.precopy.outcome import PassRecord
 from vmferry.precopy.passes import PassTracker
+from vmferry.precopy.phases import Window, comes_and_goes, cycle_seen
 from vmferry.precopy.sample import Event, Sample
 from vmferry.precopy.trend import falls
 from vmferry.units import format_duration
@@ -41,6 +43,10 @@ _PROBES = 3
 _CERTAIN_PASSES = 4
 _FAR = 2.0
 _MOST_PASSES = 60
+# A busy stretch looks like a steady load: that a move never ends takes watching for a while, and
+# where the load comes and goes for longer, until a whole cycle was seen. Seconds.
+_WATCHED, _MOST_WATCHED = 10.0, 40.0
+_COMES_AND_GOES = "the load comes and goes"
 # A pass that is expected to leave less than this share above the threshold may end below it.
 _NEAR = 1.15
 # QEMU looks at its limits ten times a second: a shorter pass is over before it has seen a new one.
@@ -176,12 +182,31 @@ class Rehearse:
         return SetBandwidth(round(speed))
 
     def _at_planned_pass(self, current: PassRecord, estimate: Estimate) -> Action | None:
-        if self._never(estimate):
-            return self._abandon("does-not-converge", f"{self._judged} passes were enough to tell")
+        if self._never(estimate) and self._has_watched():
+            return self._abandon("does-not-converge", self._why_never())
         if self._is_near(current, estimate):
             self._probes_left = max(self._probes_left - 1, 0)
             return self._set_limit(LEAST_LIMIT_MS)
         return None
+
+    def _has_watched(self) -> bool:
+        """Whether a quiet phase, if the load has any, would have been seen by now."""
+        passes = self._tracker.passes
+        if self._now < min(passes[0].duration_ms / 1000 + _WATCHED, self._seconds / 2):
+            return False
+        windows = windows_of(passes, self._tracker.current)
+        if not comes_and_goes(windows):
+            return True
+        # What the passes prove for busy phases the forecast weighs against quiet ones.
+        self.undecided = True
+        return cycle_seen(windows) or self._now >= _MOST_WATCHED
+
+    def _why_never(self) -> str:
+        why = f"{self._judged} passes were enough to tell"
+        if not self.undecided:
+            return why
+        watched = format_duration(self._now)
+        return f"{_COMES_AND_GOES}, as {self._judged} passes in {watched} showed"
 
     def _never(self, estimate: Estimate) -> bool:
         """Whether the model and the passes agree for good that it does not converge."""
@@ -222,6 +247,8 @@ class Rehearse:
 
     def _out_of_time(self) -> str:
         spent = format_duration(self._seconds)
+        if self.undecided:
+            return f"{_COMES_AND_GOES}, and {spent} were not enough to see a whole cycle"
         if self.answer == "converges":
             return "the passes get below the threshold"
         if self._tracker.number <= 1:
@@ -237,6 +264,16 @@ class Rehearse:
             self.answer = answer
         self.why = why
         return Abandon(why)
+
+
+def windows_of(passes: Sequence[PassRecord], current: PassRecord | None) -> list[Window]:
+    """What each pass found to be dirtied during it, in order of time."""
+    following = [*passes[1:], *([current] if current is not None else [])]
+    return [
+        Window(one.start_ms / 1000, (one.start_ms + one.duration_ms) / 1000, later.new_bytes)
+        for one, later in zip(passes, following, strict=False)
+        if one.duration_ms > 0 and "new_bytes" not in later.estimated
+    ]
 
 
 def _pass_begun(item: Sample | Event) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import pairwise
 from math import inf
 from statistics import fmean, pstdev
 from typing import Any
@@ -19,14 +20,17 @@ from vmferry.errors import UsageError
 from vmferry.precopy.case import Case, Link, Setting, speed_of
 from vmferry.precopy.convergence import quantile
 from vmferry.precopy.draws import Z90
+from vmferry.precopy.forecast_map import WINDOW_SECONDS
 from vmferry.precopy.outcome import PassRecord
 from vmferry.precopy.passes import PassTracker
+from vmferry.precopy.phases import Window
 from vmferry.precopy.profile import DirtyProfile, Source
 from vmferry.precopy.profile_of import profile_of_passes, standing_of, zero_pages_per_second
 from vmferry.precopy.quantiles import Quantiles
 from vmferry.precopy.sample import Event, Sample
 from vmferry.precopy.speeds import Seen, behind_limit, burst_of, look_at
 from vmferry.precopy.trace import Item, Note, Trace
+from vmferry.units import MIB
 
 _DEFAULT_LIMIT_MS = 300
 # QEMU's own measure of a speed that a rate limit holds differs by less from window to window.
@@ -74,7 +78,7 @@ def case_of(trace: Trace, source: Source = "trace", name: str = "the trace") -> 
         seen.receive(item)
     tracker, last = seen.tracker, seen.last
     current = None if tracker.ended else tracker.current
-    profile = seen.profile(source, _started_at(trace.header))
+    profile = seen.profile(source, _started_at(trace.header), phased=True)
     if last is None or profile is None:
         raise UsageError(
             f"{name} ends in pass 1: what the guest dirties shows at the end of a pass",
@@ -112,6 +116,8 @@ class Watch:
     resent: int = 0
     resent_zero: int = 0
     highest_cap: float = 0.0
+    begun: list[tuple[int, float]] = field(default_factory=list)
+    ended_below: tuple[Window, ...] = ()
 
     @property
     def polling(self) -> float:
@@ -130,6 +136,7 @@ class Watch:
         *,
         latest: int | None = None,
         threshold: float | None = None,
+        phased: bool = False,
     ) -> DirtyProfile | None:
         """What the passes tell of the guest, as profile_of_passes has it."""
         if self.last is None:
@@ -146,6 +153,8 @@ class Watch:
             at=at,
             latest=latest,
             threshold=threshold,
+            phased=phased,
+            ended_below=self.ended_below,
         )
 
     def receive(self, item: Item) -> None:
@@ -154,6 +163,8 @@ class Watch:
             self._note(item)
             return
         self.tracker.receive(item)
+        if isinstance(item, Event):
+            self._see_switchover(item)
         if isinstance(item, Event) or item.total == 0 or item.status in _OVER:
             return
         before = self.last or Sample(0.0, "setup", page_size=item.page_size)
@@ -165,6 +176,15 @@ class Watch:
         throttles[item.sync_count] = max(throttles.get(item.sync_count, 0), item.throttle)
         if self.limit_ms is None and item.dirty_pages_rate == 0:
             self.limit_ms = item.expected_downtime_ms
+
+    def _see_switchover(self, event: Event) -> None:
+        """The passes after which QEMU found less left than the threshold."""
+        if event.side != "source":
+            return
+        if event.name == "MIGRATION_PASS":
+            self.begun.append((int(event.data["pass"]), event.t))
+        elif event.name == "STOP" and self.last is not None:
+            self.ended_below = _ended_below(self.begun, self.last.mbps * 1e6 / 8)
 
     def _see_speed(self, before: Sample, sample: Sample) -> None:
         """The speed as QEMU measures it, apart where zero pages took part of the time.
@@ -211,6 +231,22 @@ class Watch:
                 self.parameters["downtime-limit"] = value.get("milliseconds")
         limit = _positive(self.parameters.get("downtime-limit"))
         self.most_limit_ms = max(self.most_limit_ms, limit or 0)
+
+
+def _ended_below(begun: Sequence[tuple[int, float]], speed: float) -> tuple[Window, ...]:
+    """What the last two passes before a switchover found at the most: no sample may have seen them.
+
+    What a pass leaves over lies up to one look below the threshold. So the last one found no more
+    than is sent in a look, and the one before no more than was sent then until the next look.
+    """
+    found: list[Window] = []
+    sent_for = WINDOW_SECONDS
+    for (before, start), (number, end) in reversed([*pairwise(begun)][-2:]):
+        if number != before + 1 or end <= start:
+            break
+        found.insert(0, Window(start, end, max(speed * sent_for, MIB), at_most=True))
+        sent_for = end - start + WINDOW_SECONDS
+    return tuple(found)
 
 
 def _setting(trace: Trace, seen: Watch, shown: Seen) -> tuple[Setting, Link]:

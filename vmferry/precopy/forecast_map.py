@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vmferry.precopy.phases import own_seconds
 from vmferry.precopy.shape import Floats, Indices, Shapes
 
 Flags = NDArray[np.bool_]
@@ -32,6 +33,8 @@ _FLAT, _MOST_TIMES = 0.05, 9.0
 _SHORTEST = 1e-6
 # So many passes without a new low: the passes hover (u takes all its values meanwhile).
 _HOVERING, _NEW_LOW = 12, 0.98
+# Of a load with phases: so many cycles without one, within so many passes.
+_CYCLES, _MOST_PHASED_STEPS = 3, 600
 # Auto-converge (ram.c, migration_trigger_throttle): twice more than half of what was sent.
 _PERIOD_SECONDS, _HIGH, _FIRST, _STEP, _MOST_THROTTLE = 1.0, 0.5, 20.0, 10.0, 99.0
 
@@ -43,9 +46,10 @@ class Rows:
     `uncapped` is the speed without a cap. `wire` and `first_wire` are bytes on the wire for a byte
     of memory that is sent again, or in pass 1. `look` is how often QEMU looks whether a pass is
     over, `limited` whether its rate limit holds it. `zero_end` are the zero pages at the end of the
-    memory. `clock` is the guest's time in a second of the curve's, `overlap` how many times as
-    often as others the left-over pages are dirtied again. Where `running`, the migration stands in
-    pass `number` with `left` to send, `zero_left` zero pages among them.
+    memory. `clock` is the guest's time in a second of the curve's. Where `phased`, the guest is
+    `busy` and `quiet` for so long (phases.py), and at `place` in them when it begins. `overlap` is
+    how many times as often as others the left-over pages are dirtied again. Where `running`, it is
+    in pass `number` with `left` to send, `zero_left` zero pages among them.
     """
 
     speed: Floats
@@ -66,6 +70,11 @@ class Rows:
     fixed: Floats
     phase: Floats
     clock: Floats
+    phased: Flags
+    busy: Floats
+    quiet: Floats
+    pace: Floats
+    place: Floats
     overlap: Floats
     post_copy: Flags
     auto_converge: Flags
@@ -117,6 +126,7 @@ class _Course:
     number: Floats
     least: Floats
     since: NDArray[np.int64]
+    low_at: Floats
     throttle: Floats
     high: NDArray[np.int64]
     period: Floats
@@ -144,14 +154,15 @@ def run(inputs: Rows, shapes: Shapes) -> Ends:
     course = _first_pass(inputs, shapes)
     _end(course, inputs, ends, inputs.post_copy)
     _decide(course, inputs, ends)
-    for _ in range(_MOST_STEPS):
+    for _ in range(_MOST_PHASED_STEPS if inputs.phased.any() else _MOST_STEPS):
         if not len(course.rows):
             break
         _pass(course, inputs, shapes)
         _decide(course, inputs, ends)
     # What still falls after so many passes is on the edge: its margin stays 0.
     outrun = np.log(ends.sendable / np.maximum(ends.dirtied, 1.0))
-    outrun = np.where(inputs.auto_converge, np.inf, outrun)
+    # What ends in a quiet phase does so by far.
+    outrun = np.where(inputs.auto_converge | inputs.phased, np.inf, outrun)
     ends.margin = np.where(ends.converged, np.maximum(outrun, ends.margin), ends.margin)
     return ends
 
@@ -175,7 +186,7 @@ def _first_pass(inputs: Rows, shapes: Shapes) -> _Course:
     took = i.setup * ~i.running + to_send * wire / i.speed
     took = took + i.zero_left / i.zero_pages_per_second
     window = took + i.elapsed
-    guest_window = _guest_time(i, rows, window, i.throttle)
+    guest_window = _guest_time(i, rows, window, i.throttle, i.t - i.elapsed)
     new, again, exponent = _found(shapes, rows, guest_window, i.left)
     # What pass 1 leaves over are addresses of its own, among all of the memory.
     by_chance = np.minimum(new / np.maximum(i.memory, 1.0), 1.0)
@@ -194,6 +205,7 @@ def _first_pass(inputs: Rows, shapes: Shapes) -> _Course:
         number=i.number + 1,
         least=dirty,
         since=nothing,
+        low_at=i.t + took,
         throttle=i.throttle,
         high=nothing.copy(),
         period=np.zeros(len(rows)),
@@ -214,20 +226,22 @@ def _pass(course: _Course, inputs: Rows, shapes: Shapes) -> None:
     to_send = c.dirty - over
     took = to_send * wire / speed
     window = took + inputs.sync[rows] * ~inputs.limited[rows]
-    guest_window = _guest_time(inputs, rows, window, c.throttle)
+    guest_window = _guest_time(inputs, rows, window, c.throttle, c.t)
     since = _window_of(c.dirty, c.window, c.found, c.exponent)
     new, before, both = shapes.new(np.stack((guest_window, since, since + guest_window)), rows)
     again = _again(before, new, both)
     c.exponent = np.log(both / new) / np.log1p(since / guest_window)
     c.window, c.found = guest_window, new
     dirty = over + new - _overlap(over, new, again, inputs.overlap[rows])
-    times = np.where(inputs.auto_converge[rows], 1.0, _alike(c.dirty, dirty, threshold, chunk))
+    singly = inputs.auto_converge[rows] | inputs.phased[rows]
+    times = np.where(singly, 1.0, _alike(c.dirty, dirty, threshold, chunk))
     c.dirty = c.dirty + times * (dirty - c.dirty)
     c.t = c.t + times * (took + _sync(inputs, rows, new))
     c.sent = c.sent + times * to_send * wire
     c.number = c.number + times
     lower = c.dirty < c.least * _NEW_LOW
     c.since = np.where(lower, 0, c.since + 1)
+    c.low_at = np.where(lower, c.t, c.low_at)
     c.least = np.where(lower, c.dirty, c.least)
     _raise_throttle(course, inputs, window, new, to_send * wire)
 
@@ -252,8 +266,15 @@ def _alike(dirty: Floats, following: Floats, threshold: Floats, chunk: Floats) -
     return alike
 
 
-def _guest_time(inputs: Rows, rows: Indices, seconds: Floats, throttle: Floats) -> Floats:
-    """How long the guest runs in a window, in seconds of the curve's."""
+def _guest_time(
+    inputs: Rows, rows: Indices, seconds: Floats, throttle: Floats, start: Floats | None = None
+) -> Floats:
+    """How long the guest runs in a window, in seconds of the curve's: from `start`, else busy."""
+    if start is not None and inputs.phased.any():
+        busy, quiet = inputs.busy[rows], inputs.quiet[rows]
+        began = inputs.place[rows] * (busy + quiet) + start
+        own = own_seconds(began, began + seconds, busy, quiet, inputs.pace[rows])
+        seconds = np.where(inputs.phased[rows], own, seconds)
     guest: Floats = seconds * inputs.clock[rows] * (1 - throttle / 100)
     return np.maximum(guest, _SHORTEST)
 
@@ -320,7 +341,11 @@ def _decide(course: _Course, inputs: Rows, ends: Ends) -> None:
     """Switch over what is below its threshold, and give up what hovers."""
     threshold = inputs.speed[course.rows] * inputs.limit[course.rows]
     _end(course, inputs, ends, course.dirty < threshold)
-    _give_up(course, inputs, ends, course.since >= _HOVERING)
+    rows = course.rows
+    # A load with phases hovers while it is busy: it has to do so for some cycles.
+    cycles = np.where(inputs.phased[rows], _CYCLES * (inputs.busy[rows] + inputs.quiet[rows]), 0.0)
+    hovers = (course.since >= _HOVERING) & (course.t - course.low_at >= cycles)
+    _give_up(course, inputs, ends, hovers)
 
 
 def _end(course: _Course, inputs: Rows, ends: Ends, over: Flags) -> None:

@@ -11,6 +11,7 @@ from vmferry.errors import UsageError
 from vmferry.precopy.case import Case
 from vmferry.precopy.draws import DRAWS, Z90, normal, spread, uniform
 from vmferry.precopy.forecast_map import LOOK_SECONDS, WINDOW_SECONDS, ZERO_PAGE_BYTES, Rows
+from vmferry.precopy.phases import Phases
 from vmferry.precopy.quantiles import Quantiles
 from vmferry.precopy.shape import Floats
 
@@ -25,6 +26,7 @@ OVERLAP = (0.7, 1.0, 1.2)
 _OVERLAP_SPREAD = 0.2
 _OVERLAP_RANGE = (0.3, 1.2)
 _MOST_OVERLAP = 4.0
+_STEADY = Phases(Quantiles.exact(1.0), Quantiles.exact(1.0))
 
 
 def rows_of(cases: Sequence[Case]) -> Rows:
@@ -74,6 +76,11 @@ def rows_of(cases: Sequence[Case]) -> Rows:
         fixed=drawn(lambda case: case.host.fixed_downtime_seconds, "fixed"),
         phase=every("phase"),
         clock=each(lambda case: 1 / (1 - min(case.profile.throttle, 99) / 100)),
+        phased=flags(lambda case: case.profile.phases is not None),
+        busy=drawn(lambda case: _phases(case).busy, "busy"),
+        quiet=drawn(lambda case: _phases(case).quiet, "quiet"),
+        pace=each(lambda case: _phases(case).pace),
+        place=every("place"),
         overlap=_overlap(cases),
         post_copy=flags(lambda case: case.setting.post_copy),
         auto_converge=flags(lambda case: case.setting.auto_converge),
@@ -86,6 +93,10 @@ def rows_of(cases: Sequence[Case]) -> Rows:
         zero_left=np.repeat(np.array([zero for _, zero in stands], dtype=np.float64), DRAWS),
         elapsed=each(lambda case: case.standing.pass_elapsed if case.standing else 0.0),
     )
+
+
+def _phases(case: Case) -> Phases:
+    return case.profile.phases or _STEADY
 
 
 def _first_wire(case: Case) -> float:

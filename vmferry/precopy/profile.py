@@ -14,6 +14,8 @@ from typing import Any, Literal, cast
 from vmferry.precopy.checked import Checked, parse_object
 from vmferry.precopy.curve import DirtyCurve
 from vmferry.precopy.draws import Z90
+from vmferry.precopy.phases import Phases
+from vmferry.precopy.quantiles import Quantiles
 
 Source = Literal["rehearsal", "run", "calc-dirty-rate", "trace", "assumed"]
 
@@ -62,7 +64,8 @@ class DirtyProfile:
     bytes) by algorithm, `xbzrle_ratio` the same for pages sent again. `working_set` is the least
     that the guest rewrites in the long run, 0 where nobody knows. `zero_share` is the share of zero
     pages in what is sent again, `zero_end` what the memory has of them at its end, where QEMU ends
-    pass 1, in bytes.
+    pass 1, in bytes. With `phases` the points are of the guest's own clock (phases.py). `watched`
+    seconds went over in passes, 0 where nobody knows.
     """
 
     points: tuple[CurvePoint, ...]
@@ -79,6 +82,8 @@ class DirtyProfile:
     source: Source = "assumed"
     zero_share: float = 0.0
     zero_end: int = 0
+    phases: Phases | None = None
+    watched: float = 0.0
 
     @property
     def curve(self) -> DirtyCurve:
@@ -109,7 +114,14 @@ class DirtyProfile:
         """The dirty curve file (format 1)."""
         values = {name: getattr(self, name) for name in self.__slots__}
         points = [{name: getattr(point, name) for name in point.__slots__} for point in self.points]
-        return {"format": FORMAT, **values, "points": points, "compress": dict(self.compress)}
+        phases = self.phases.to_json() if self.phases is not None else None
+        return {
+            "format": FORMAT,
+            **values,
+            "points": points,
+            "compress": dict(self.compress),
+            "phases": phases,
+        }
 
     @classmethod
     def from_json(cls, data: Any, name: str = "the dirty curve") -> DirtyProfile:
@@ -135,6 +147,8 @@ def merge(profiles: Sequence[DirtyProfile], now: float) -> DirtyProfile:
     best = ranked[0]
     points: list[CurvePoint] = []
     for profile in ranked:
+        if profile is not best and (profile.phases or best.phases):
+            continue  # windows by different clocks
         clock = (1 - profile.throttle / 100) / (1 - best.throttle / 100)
         for point in profile.aged(now).points:
             seconds = point.seconds * clock
@@ -248,7 +262,26 @@ def _profile(file: Checked) -> DirtyProfile:
         zero_end=file.whole(
             "zero_end", "must be a number of bytes", least=0, most=_MOST_BYTES, default=0
         ),
+        phases=_phases(file.object("phases")) if file.has("phases") else None,
+        watched=file.number(
+            "watched", "must be seconds, and no years", least=0, most=_MOST_SECONDS, default=0
+        ),
     )
+
+
+def _phases(file: Checked) -> Phases:
+    return Phases(
+        busy=_lengths(file.object("busy")),
+        quiet=_lengths(file.object("quiet")),
+        pace=file.number("pace", "must be a share from 0 to 1", least=0, most=1),
+    )
+
+
+def _lengths(file: Checked) -> Quantiles:
+    rule = "must be seconds, more than 0, and not less than the one before"
+    p10 = file.number("p10", rule, least=1e-3, most=_MOST_SECONDS)
+    p50 = file.number("p50", rule, least=p10, most=_MOST_SECONDS)
+    return Quantiles(p10, p50, file.number("p90", rule, least=p50, most=_MOST_SECONDS))
 
 
 def _curve_point(point: Checked) -> CurvePoint:

@@ -17,6 +17,8 @@ from vmferry.precopy.case import Standing
 from vmferry.precopy.draws import Z90
 from vmferry.precopy.forecast_rows import OVERLAP
 from vmferry.precopy.outcome import PassRecord
+from vmferry.precopy.phases import Phases, Window
+from vmferry.precopy.phases_of import phases_of
 from vmferry.precopy.profile import CurvePoint, DirtyProfile, Source, extended
 from vmferry.precopy.sample import Sample
 
@@ -26,6 +28,8 @@ _ALIKE = 1.4
 _ONE_PASS, _LEAST_DOUBT = 0.12, 0.03
 # Where passes were shorter than the polling, their figures are guesses.
 _GUESSED = 0.5
+# How far a window by the guest's own clock may be off, and how much of it has to be busy to count.
+_CLOCK_DOUBT, _MOSTLY_BUSY = 0.15, 0.3
 # A load changes: among passes of the same length the late ones count more.
 _HALF_LIFE = 6.0
 # Without MIGRATION_PASS events the time of a sync is known to that part of the polling period.
@@ -44,11 +48,12 @@ _LEAST_WEIGHT = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What one pass tells: W(`seconds`) of the guest's own time.
+    """What one pass, which began at `start`, tells: W(`seconds`) of the guest's own time.
 
     `low` and `high` are by how much was dirtied again unseen; the `doubt` beside is in logarithms.
     """
 
+    start: float
     seconds: float
     low: float
     bytes: float
@@ -70,6 +75,8 @@ def profile_of_passes(
     at: float = 0.0,
     latest: int | None = None,
     threshold: float | None = None,
+    phased: bool = False,
+    ended_below: Sequence[Window] = (),
 ) -> DirtyProfile | None:
     """The profile that finished passes, and the begin of the `current` one, tell.
 
@@ -78,7 +85,8 @@ def profile_of_passes(
     pages in later passes, `polling` the seconds between samples, `at` the unix time. Only pass 1
     and the `latest` ones are looked at. None where pass 1 is not over: then nothing is known of
     the curve. `threshold` is what QEMU leaves over at the most, in bytes, where that is known: it
-    makes a guess of it better.
+    makes a guess of it better. With `phased` it is looked for phases of the load; `ended_below` are
+    the last passes before QEMU began to switch over.
     """
     if not passes or (current is None and len(passes) < 2):
         return None
@@ -90,6 +98,9 @@ def profile_of_passes(
     if threshold is not None:
         pairs = [(_leaving(record, threshold), later) for record, later in pairs]
     found = _found(passes, pairs, throttles or {}, throttle, polling)
+    phases = None
+    if phased and not any((throttles or {}).values()):
+        phases, found = _with_phases(found, ended_below)
     first = passes[0]
     zero_pages = first.zero_pages + _left_over_zero_pages(passes, current, zero_share, last)
     return DirtyProfile(
@@ -103,6 +114,8 @@ def profile_of_passes(
         source=source,
         zero_share=zero_share,
         zero_end=zero_end,
+        phases=phases,
+        watched=_watched(passes, current),
     )
 
 
@@ -166,6 +179,7 @@ def _found(
         clock = (1 - throttles.get(record.n, 0.0) / 100) / (1 - throttle / 100)
         result.append(
             _Found(
+                start=record.start_ms / 1000,
                 seconds=seconds * clock,
                 low=low[i],
                 bytes=middle[i],
@@ -175,6 +189,27 @@ def _found(
             )
         )
     return result
+
+
+def _with_phases(
+    found: list[_Found], ended_below: Sequence[Window]
+) -> tuple[Phases | None, list[_Found]]:
+    """The phases of the load, if it has any, and the windows by the guest's own clock then."""
+    windows = [Window(one.start, one.start + one.seconds, one.bytes) for one in found]
+    told = phases_of([*windows, *ended_below])
+    if told is None:
+        return None, found
+    turned = [
+        (own / one.seconds, replace(one, seconds=own, doubt=hypot(one.doubt, _CLOCK_DOUBT)))
+        for own, one in zip(told.own, found, strict=False)
+    ]
+    most = min(_MOSTLY_BUSY, max(share for share, _ in turned))
+    return told.phases, [one for share, one in turned if share >= most]
+
+
+def _watched(passes: Sequence[PassRecord], current: PassRecord | None) -> float:
+    last = current or passes[-1]
+    return round((last.start_ms + last.duration_ms) / 1000, 3)
 
 
 def _whole(
