@@ -15,6 +15,7 @@ _PROVIDERS = {
     "apt-get": "apt",
     "apt-cache": "apt",
     "dpkg-deb": "dpkg",
+    "readelf": "binutils",
     "zstd": "zstd",
 }
 # What most often helps where the tool is there and fails.
