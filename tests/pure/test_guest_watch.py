@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
 from collections.abc import Iterator, Sequence
@@ -36,12 +37,19 @@ class Heart:
         self._socket.listen()
         self._client: socket.socket | None = None
 
+    def take_leave(self) -> None:
+        """Wait until the client, which has heard nothing, hangs up; hang up too."""
+        client, _ = self._socket.accept()
+        assert client.recv(1) == b""
+        client.close()
+
     def hung_up(self) -> bool:
-        """Whether the client has gone; then the next one is waited for."""
-        if self._client is not None and self._client.recv(1) == b"":
-            self._client.close()
-            self._client = None
-        return self._client is None
+        assert self._client is not None
+        self._client.setblocking(False)
+        try:
+            return self._client.recv(1) == b""
+        except BlockingIOError:
+            return False
 
     def beat(self, sequences: Sequence[int]) -> None:
         """Send these beats; of each page written a beat tells ten."""
@@ -131,23 +139,23 @@ async def test_the_lines_tell_each_beat_once_and_each_side_by_name(watched: Watc
     assert times == sorted(times) and times[0] >= 0
 
 
-async def test_a_side_that_was_let_go_is_heard_again_when_it_runs_after_all(
-    watched: Watched,
-) -> None:
+async def test_a_mute_source_is_listened_to_anew(watched: Watched) -> None:
     watch = watched.watch
+    looking = asyncio.create_task(watch.baseline())
+    await asyncio.to_thread(watched.source.take_leave)
+    await looking
     watched.beat("source", range(10))
     watch.begin()
     watched.beat("source", range(10, 20))
-    watch.let_go("source")
-    assert watched.source.hung_up()
-    watch.let_go("source")
-    watch.follow_again("source")
-    watched.beat("source", range(20, 30))
-    watch.follow_again("source")
-    watch.poll()
     await watch.finish("source")
     told = watch.record()
-    assert told is not None and (told.beats, told.missing_beats) == (21, 0)
+    assert told is not None and (told.beats, told.missing_beats) == (11, 0)
+
+
+async def test_a_source_that_beats_is_left_connected(watched: Watched) -> None:
+    watched.beat("source", range(10))
+    await watched.watch.baseline()
+    assert not watched.source.hung_up()
 
 
 async def test_nothing_is_told_before_the_move_begins(watched: Watched) -> None:

@@ -27,6 +27,8 @@ from vmferry.testguest.heartbeat import (
 # Of work before and after the move: long enough for 500 beats.
 BASELINE_SECONDS = 1.0
 _LINE_SECONDS = 0.1
+# Fifty beats.
+_WAKE_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,6 @@ class GuestWatch:
         self.problems: list[str] = []
         self._line = line
         self._readers: dict[str, HeartbeatReader] = {}
-        # Those that were let go; their beats stay.
-        self._former: list[HeartbeatReader] = []
         self._files: dict[str, InstanceFiles] = {}
         self._told: dict[str, int] = {}
         self._told_at = 0.0
@@ -71,30 +71,24 @@ class GuestWatch:
             return
         self._readers[side] = reader
 
-    def let_go(self, side: str) -> None:
-        """Hang up on a side that stands still to be handed over.
-
-        Once QEMU has sent its last memory nobody may hang up any more, we by dying neither: QEMU
-        then empties the port's queue in memory that has been sent, and the device of the guest
-        breaks at the destination, since its state is of later than its memory.
-        """
-        reader = self._readers.pop(side, None)
-        if reader is None:
-            return
-        reader.stop()
-        self._former.append(reader)
-        self._told.pop(side, None)
-
-    def follow_again(self, side: str) -> None:
-        """Listen again to a side that was let go and runs after all."""
-        was_let_go = any(reader.side == side for reader in self._former)
-        if was_let_go and side not in self._readers:
-            self.follow(side, self._files[side])
-
     async def baseline(self) -> None:
         """Watch the guest at work for a moment before anything disturbs it."""
         if self._readers:
+            await self._wake("source")
             await asyncio.sleep(BASELINE_SECONDS)
+
+    async def _wake(self, side: str) -> None:
+        """Listen anew to a side that is mute.
+
+        Where a listener died while the VM stood still, QEMU holds a beat back for ever, and would
+        send it along with the VM. The next one that hangs up in order makes QEMU drop it.
+        """
+        await asyncio.sleep(_WAKE_SECONDS)
+        reader = self._readers.get(side)
+        if reader is not None and not reader.count:
+            del self._readers[side]
+            await asyncio.to_thread(reader.stop)
+            self.follow(side, self._files[side])
 
     def begin(self) -> None:
         """Call when the migration is issued."""
@@ -153,7 +147,7 @@ class GuestWatch:
 
     def stop(self) -> None:
         """Stop listening."""
-        for reader in self._all_readers():
+        for reader in self._readers.values():
             reader.stop()
 
     def record(self) -> GuestRecord | None:
@@ -188,10 +182,7 @@ class GuestWatch:
         )
 
     def _merged(self) -> Beats:
-        return merge(*(reader.beats() for reader in self._all_readers()))
-
-    def _all_readers(self) -> list[HeartbeatReader]:
-        return [*self._former, *self._readers.values()]
+        return merge(*(reader.beats() for reader in self._readers.values()))
 
 
 def _rounded(rate: float | None) -> float | None:

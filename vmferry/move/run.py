@@ -45,7 +45,6 @@ from vmferry.policy.base import Input, Limits
 from vmferry.policy.fixed import Fixed
 from vmferry.precopy.foresight import Foresight, Known
 from vmferry.precopy.outcome import Outcome
-from vmferry.precopy.sample import Event
 from vmferry.settle import Sides, settle
 from vmferry.vm.address import Destination, Local, parse_destination, parse_vm
 from vmferry.vm.lock import MoveLock
@@ -114,8 +113,6 @@ class _Work:
     migration: QemuMigration | None = None
 
     def hear(self, item: Input) -> None:
-        if isinstance(item, Event) and (item.name, item.side) == ("RESUME", "source"):
-            self.guest.follow_again("source")
         self.recorder.hear(item)
         self.guest.poll()
 
@@ -280,7 +277,6 @@ class MoveRun:
             hear()
             work.stage(move.value)
             if move is Move.RECORD_INTENT:
-                work.guest.let_go("source")
                 standing = work.migration.looked_at() if work.migration is not None else None
                 if standing is not None:
                     work.hear(standing)
