@@ -43,6 +43,7 @@ class Eye:
     asked_at: float = 0.0
     changed_at: float = 0.0
     cpu: tuple[float, int] | None = None
+    suspected: tuple[float, str] | None = None
     status_tick: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -217,6 +218,7 @@ class Watch:
             if not eye.began and not eye.ended and reply["running"]:
                 # It ran before we came.
                 eye.began.append(self.began_at)
+            self._clear_up(eye)
         elif message.get("id") == "migrate":
             eye.migration = reply.get("status", "none")
 
@@ -248,10 +250,17 @@ class Watch:
         before, eye.cpu = eye.cpu, (now, spent)
         if before is None or eye.runs or not eye.ended or eye.changed_at > before[0]:
             return
-        if spent - before[1] > _CHORES_NS:
-            self.violations.append(
-                f"process {eye.pid} gave its vCPUs {(spent - before[1]) / 1e6:.1f} ms after STOP"
-            )
+        if spent - before[1] > _CHORES_NS and eye.suspected is None:
+            given = f"{(spent - before[1]) / 1e6:.1f} ms"
+            eye.suspected = now, f"process {eye.pid} gave its vCPUs {given} after STOP"
+
+    def _clear_up(self, eye: Eye) -> None:
+        """On an answer to what was asked after a suspicion: a RESUME would have come before it."""
+        if eye.suspected is None or eye.asked_at < eye.suspected[0]:
+            return
+        if not eye.runs:
+            self.violations.append(eye.suspected[1])
+        eye.suspected = None
 
 
 def vcpu_ns(pid: int) -> int:
