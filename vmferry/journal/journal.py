@@ -219,7 +219,7 @@ class Journal:
 
         It takes the place of another version's. Nothing is lost where it cannot be kept.
         """
-        pass  # X
+        self._connection.execute("PRAGMA busy_timeout = 0")
         try:
             with contextlib.suppress(JournalError), self._writing():
                 self._connection.execute(_DERIVED)

@@ -8,16 +8,17 @@ count.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from vmferry import __version__
+from vmferry.errors import UsageError
 from vmferry.journal import Journal, Run
-from vmferry.precopy.case_of import Watch
+from vmferry.precopy.case_of import case_of
 from vmferry.precopy.profile import DirtyProfile, Source
 from vmferry.precopy.speeds import Seen, Switchover, look_at
-from vmferry.precopy.trace import Item, TraceError, item_of
+from vmferry.precopy.trace import Item, Trace, TraceError, item_of
 
 REHEARSAL = "rehearse"
 # To be raised between two releases where recordings are read differently; a release does by itself.
@@ -81,11 +82,12 @@ def _derive(journal: Journal, run: Run) -> dict[str, Any]:
 
 def _profile(run: Run, items: list[Item]) -> dict[str, Any] | None:
     source: Source = "rehearsal" if run.policy == REHEARSAL else "run"
-    watch = Watch()
-    for item in items:
-        watch.receive(item)
-    profile = watch.profile(source, run.started_at)
-    return None if profile is None else profile.to_json()
+    try:
+        profile = case_of(Trace({"limits": run.limits}, tuple(items)), source).profile
+    except UsageError:
+        return None
+    points = tuple(replace(point, at=run.started_at) for point in profile.points)
+    return replace(profile, points=points).to_json()
 
 
 def _seen(items: list[Item]) -> dict[str, Any]:
