@@ -209,7 +209,8 @@ def test_what_is_foretold_is_one_line() -> None:
     hopeless = Foresight(setting_of(EDGES["uniform"], 0.5), known).before()
     assert hopeless is not None and hopeless.remedies
     words = foretold(hopeless, known.source)
-    assert words == "Foretold: it does not converge (odds of < 1 %) (an earlier run)"
+    # A load that was steady for two seconds may come and go nonetheless.
+    assert words == "Foretold: it does not converge (odds of 13 %) (an earlier run)"
 
 
 def test_a_rehearsal_goes_before_an_earlier_run_but_not_before_this_one() -> None:

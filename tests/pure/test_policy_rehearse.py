@@ -121,3 +121,30 @@ def test_a_vm_that_somebody_stops_is_left_alone_at_once() -> None:
     assert decision == Decision((Abandon("the VM was stopped while it was rehearsed"),))
     assert policy.answer == "uncertain"
     assert policy.receive(Event(1.1, "RESUME")) == Decision()
+
+
+async def test_a_load_that_comes_and_goes_is_watched_for_a_cycle() -> None:
+    """Its quiet phases are too short to end a move, which the busy ones do not tell."""
+    comes_and_goes = guest(48, 64, phases="busy:4,idle:1")
+    limits = Limits(bandwidth=30 * MIB, downtime_limit_ms=PLANNED)
+    told = await rehearse(comes_and_goes, limits)
+    assert told.answer == "does-not-converge" and told.policy.undecided
+    assert told.ending.why.startswith("the load comes and goes, as ")
+    steady = await rehearse(guest(48, 64), limits)
+    assert steady.answer == "does-not-converge" and not steady.policy.undecided
+    assert 10 < steady.seconds < told.seconds < 60
+
+
+async def test_a_cycle_too_long_for_the_time_is_left_to_the_forecast() -> None:
+    comes_and_goes = guest(48, 64, phases="busy:4,idle:1")
+    limits = Limits(bandwidth=30 * MIB, downtime_limit_ms=PLANNED)
+    told = await rehearse(comes_and_goes, limits, seconds=13.0)
+    assert told.answer == "uncertain" and told.policy.undecided
+    assert "not enough to see a whole cycle" in told.ending.why
+
+
+async def test_never_takes_watching_for_a_quiet_phase() -> None:
+    """It is busy at first, for longer than the four passes that prove it for a steady load."""
+    limits = Limits(bandwidth=64 * MIB, downtime_limit_ms=100)
+    told = await rehearse(guest(96, 256, phases="busy:9,idle:3"), limits)
+    assert told.answer == "converges"

@@ -15,9 +15,10 @@ import numpy as np
 
 from vmferry.precopy.case import Case, Host, Link, Setting, Standing
 from vmferry.precopy.draws import DRAWS, normal
-from vmferry.precopy.forecast_given import given, why
+from vmferry.precopy.forecast_given import given, of_phases, why
 from vmferry.precopy.forecast_map import Ends, run
 from vmferry.precopy.forecast_rows import rows_of
+from vmferry.precopy.phases import unseen
 from vmferry.precopy.profile import DirtyProfile
 from vmferry.precopy.quantiles import Quantiles
 from vmferry.precopy.shape import Floats, Shapes
@@ -123,19 +124,21 @@ def forecast_many(cases: Sequence[Case]) -> list[Forecast]:
     known: dict[int, dict[str, Any]] = {}
     forecasts = []
     for i, case in enumerate(cases):
-        verdict = _verdict(float(p[i]))
+        odds = max(float(p[i]), _unseen(case))
+        verdict = _verdict(odds)
         ends_at_all = verdict != "does-not-converge"
         total, downtime, size, passes = columns[i] if ends_at_all else (None, None, None, None)
         forecasts.append(
             Forecast(
                 verdict=verdict,
-                p_converge=round(float(p[i]), 3),
+                p_converge=round(odds, 3),
                 given=given(case, known),
                 total_ms=total,
                 downtime_ms=downtime,
                 bytes=size,
                 passes=passes,
-                why=why(case, *(float(one[i]) for one in decisive)),
+                why=why(case, *(float(one[i]) for one in decisive))
+                + of_phases(case, never=not ends_at_all),
             )
         )
     return forecasts
@@ -166,6 +169,12 @@ def _p_converge(ends: Ends) -> Floats:
     share = np.where(ends.converged, np.maximum(share, 0.5), np.minimum(share, 0.5))
     mean: Floats = share.reshape(-1, DRAWS).mean(axis=1)
     return mean
+
+
+def _unseen(case: Case) -> float:
+    """The least odds that there are: a load that never paused while it was watched may do so."""
+    profile = case.profile
+    return unseen(profile.watched) if profile.watched > 0 and profile.phases is None else 0.0
 
 
 def _verdict(p: float) -> Verdict:

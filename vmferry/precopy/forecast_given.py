@@ -35,6 +35,26 @@ def given(case: Case, profiles: dict[int, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def of_phases(case: Case, never: bool) -> str:
+    """What is known of busy and quiet phases, in a sentence; empty where it does not matter."""
+    phases, watched = case.profile.phases, case.profile.watched
+    if phases is not None:
+        busy, quiet = (
+            f"{format_duration(one.p50)} ({format_duration(one.p10)} to {format_duration(one.p90)})"
+            for one in (phases.busy, phases.quiet)
+        )
+        return (
+            f" The load comes and goes: it is busy for about {busy}, then quiet for about {quiet};"
+            " where in that a move begins is not known."
+        )
+    if never and watched > 0:
+        return (
+            f" The load was as busy for all of the {format_duration(watched)} that were watched"
+            " after pass 1; in a quiet phase, were there any, it could converge."
+        )
+    return ""
+
+
 def why(case: Case, seconds: float, dirtied: float, sent: float, speed: float) -> str:
     """What decides: `dirtied` and `sent` are bytes in the shortest pass, which takes `seconds`."""
     setting = case.setting

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import log
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,21 @@ from numpy.typing import NDArray
 
 from vmferry.precopy.curve import DirtyCurve
 from vmferry.precopy.quantiles import Quantiles
+from vmferry.units import MIB
 
 Floats = NDArray[np.float64]
 
 # Passes of a steady load lie this far off its curve, by left-over pages, hot pages and chance.
 _APART = 1.7
+# What an idle guest's kernel and programs rewrite comes and goes too, and hinders no migration.
+_IDLE = 4 * MIB
 # Windows that find so much of what they could, or no more than that, are of a busy or quiet phase.
 _BUSY, _QUIET = 0.75, 0.5
 # One busy and one quiet phase lie between so many changes from one to the other.
 _CHANGES_OF_A_CYCLE = 3
+# Of the loads that vmferry is judged by one in seven comes and goes; a cycle may be of any length
+# up to that (seconds), all orders of magnitude alike.
+_OF_ALL_LOADS, _LONGEST_CYCLE = 1 / 7, 1000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +118,17 @@ def cycle_seen(windows: Sequence[Window]) -> bool:
     return changes >= _CHANGES_OF_A_CYCLE
 
 
+def unseen(watched: float) -> float:
+    """The odds that a load that was steady for `watched` seconds comes and goes nonetheless."""
+    longer = 1 - log(min(max(watched, 1.0), _LONGEST_CYCLE)) / log(_LONGEST_CYCLE)
+    return _OF_ALL_LOADS * longer / (_OF_ALL_LOADS * longer + 1 - _OF_ALL_LOADS)
+
+
 def _too_much(shorter: Window, longer: Window) -> bool:
-    return not shorter.at_most and shorter.bytes > _APART * longer.bytes
+    return not shorter.at_most and shorter.bytes > max(_APART * longer.bytes, _IDLE)
 
 
 def _too_little(shorter: Window, longer: Window) -> bool:
-    if longer.at_most or longer.seconds <= 0:
+    if longer.at_most or longer.bytes < _IDLE or longer.seconds <= 0:
         return False
     return shorter.bytes * _APART < longer.bytes * shorter.seconds / longer.seconds

@@ -65,7 +65,7 @@ class DirtyProfile:
     that the guest rewrites in the long run, 0 where nobody knows. `zero_share` is the share of zero
     pages in what is sent again, `zero_end` what the memory has of them at its end, where QEMU ends
     pass 1, in bytes. With `phases` the points are of the guest's own clock (phases.py). `watched`
-    seconds went over in passes, 0 where nobody knows.
+    seconds the passes after pass 1 took, 0 where nobody knows.
     """
 
     points: tuple[CurvePoint, ...]

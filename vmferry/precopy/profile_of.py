@@ -99,7 +99,8 @@ def profile_of_passes(
         pairs = [(_leaving(record, threshold), later) for record, later in pairs]
     found = _found(passes, pairs, throttles or {}, throttle, polling)
     phases = None
-    if phased and not any((throttles or {}).values()):
+    guessed = all(one.doubt == _GUESSED for one in found)
+    if phased and not guessed and not any((throttles or {}).values()):
         phases, found = _with_phases(found, ended_below)
     first = passes[0]
     zero_pages = first.zero_pages + _left_over_zero_pages(passes, current, zero_share, last)
@@ -208,8 +209,9 @@ def _with_phases(
 
 
 def _watched(passes: Sequence[PassRecord], current: PassRecord | None) -> float:
+    """How long there were passes that show a quiet phase: pass 1 is too long to."""
     last = current or passes[-1]
-    return round((last.start_ms + last.duration_ms) / 1000, 3)
+    return round((last.start_ms + last.duration_ms - passes[0].duration_ms) / 1000, 3)
 
 
 def _whole(

@@ -34,7 +34,10 @@ def case_learnt(
         case = case_of(trace, source="rehearsal", name="the rehearsal")
     except UsageError:
         return None
-    profile = replace(case.profile, slowdown=slowdown)
+    profile = case.profile
+    if profile.phases is None:
+        # By its count of work a guest seems slowed by a quiet phase, and sped up by a busy one.
+        profile = replace(profile, slowdown=slowdown)
     if xray is not None:
         profile = _with_memory(profile, xray)
         part = xray.xbzrle_ratio
@@ -60,7 +63,8 @@ def _with_memory(profile: DirtyProfile, xray: XRayResult) -> DirtyProfile:
 @dataclass(frozen=True, slots=True)
 class Learnt:
     """The guest's profile, and the forecasts of the planned move and of others by it; both are
-    empty without a whole pass. `slowdown` is the share of its work that the guest lost."""
+    empty without a whole pass. `slowdown` is the share of its work that the guest lost, 0 where
+    that cannot be told."""
 
     slowdown: float
     profile: DirtyProfile | None = None
@@ -77,7 +81,7 @@ def learn(
     case = case_learnt(trace, looked, slowdown)
     if case is None:
         return Learnt(slowdown)
-    return Learnt(slowdown, case.profile, tuple(forecasts(case)))
+    return Learnt(case.profile.slowdown, case.profile, tuple(forecasts(case)))
 
 
 def slowdown_of(lost_percent: float | None, run_delays: Mapping[str, float]) -> float:
