@@ -31,8 +31,9 @@ CERTAIN = 0.7
 # How far the map itself is off, as a standard deviation of the logarithm: a draw that is nearer to
 # the edge than that counts for both sides.
 _DOUBT = 0.08
-# One and the same migration, repeated, takes that much more or less time (standard deviation).
-_REPEAT = 0.01
+# What no input tells, as a standard deviation: one and the same migration, repeated, takes more or
+# less time, and the map itself is off (docs/validation.md).
+_REPEAT = 0.025
 _SHARES = (0.1, 0.5, 0.9)
 _NEVER = 1e300  # sorts behind what ends, and can be calculated with
 # The normal distribution as a table, for arrays.
