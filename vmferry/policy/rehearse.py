@@ -29,7 +29,7 @@ from vmferry.precopy.convergence import Convergence, Estimate, dirty_points
 from vmferry.precopy.outcome import PassRecord
 from vmferry.precopy.passes import PassTracker
 from vmferry.precopy.phases import Window, comes_and_goes, cycle_seen
-from vmferry.precopy.sample import Event, Sample
+from vmferry.precopy.sample import ENDED, Event, Sample
 from vmferry.precopy.trend import falls
 from vmferry.units import format_duration
 
@@ -59,7 +59,6 @@ _BY_WINDOWS: dict[Answer, str] = {
     "converges": "the passes get below the threshold",
     "uncertain": "the passes come near the threshold",
 }
-_ENDED = ("completed", "cancelled", "failed")
 
 
 class Rehearse:
@@ -284,5 +283,5 @@ def _pass_begun(item: Sample | Event) -> int:
 
 def _has_ended(item: Sample | Event) -> bool:
     if isinstance(item, Sample):
-        return item.status in _ENDED
-    return item.name == "MIGRATION" and item.side == "source" and item.data.get("status") in _ENDED
+        return item.status in ENDED
+    return item.name == "MIGRATION" and item.side == "source" and item.data.get("status") in ENDED

@@ -27,7 +27,7 @@ from vmferry.precopy.phases import Window
 from vmferry.precopy.profile import DirtyProfile, Source
 from vmferry.precopy.profile_of import profile_of_passes, standing_of, zero_pages_per_second
 from vmferry.precopy.quantiles import Quantiles
-from vmferry.precopy.sample import Event, Sample
+from vmferry.precopy.sample import ENDED, Event, Sample
 from vmferry.precopy.speeds import Seen, behind_limit, burst_of, look_at
 from vmferry.precopy.trace import Item, Note, Trace
 from vmferry.units import MIB
@@ -44,7 +44,6 @@ _AS_RECORDED = "as recorded"
 _DIP_WINDOWS = 5
 # A pass that leaves more than this many thresholds, and what a poll may hide, did not end there.
 _FAR_ABOVE, _HIDDEN = 2.0, 1.25
-_OVER = frozenset({"completed", "failed", "cancelled"})
 
 
 def cut(trace: Trace, after_pass: int) -> Trace:
@@ -165,7 +164,7 @@ class Watch:
         self.tracker.receive(item)
         if isinstance(item, Event):
             self._see_switchover(item)
-        if isinstance(item, Event) or item.total == 0 or item.status in _OVER:
+        if isinstance(item, Event) or item.total == 0 or item.status in ENDED:
             return
         before = self.last or Sample(0.0, "setup", page_size=item.page_size)
         self._see_zero_pages(before, item)
