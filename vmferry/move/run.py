@@ -93,7 +93,8 @@ class InboxClock:
 
     async def wait(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._inbox.arrived.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._inbox.arrived.wait()
         self._inbox.arrived.clear()
         self._hear()
 

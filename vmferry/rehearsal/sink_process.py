@@ -103,7 +103,8 @@ class SinkProcess(SinkSide):
         if self._child.stdin is not None:
             self._child.stdin.close()
         try:
-            await asyncio.wait_for(asyncio.shield(self._hearing), _END_SECONDS)
+            async with asyncio.timeout(_END_SECONDS):
+                await asyncio.shield(self._hearing)
         except TimeoutError:
             await super().destroy()
         await self._child.wait()

@@ -61,7 +61,8 @@ class Qmp:
         if on_event is not None:
             qmp._hear(on_event)
         try:
-            await asyncio.wait_for(client.connect(str(path)), timeout)
+            async with asyncio.timeout(timeout):
+                await client.connect(str(path))
         except TimeoutError:
             await qmp.close()
             raise QmpMute(
@@ -89,7 +90,8 @@ class Qmp:
         """What QEMU returns for `command`. Raises QmpGone, QmpMute or QmpError."""
         arguments = dict(arguments) if arguments else None
         try:
-            return await asyncio.wait_for(self._client.execute(command, arguments), timeout)
+            async with asyncio.timeout(timeout):
+                return await self._client.execute(command, arguments)
         except TimeoutError:
             raise QmpMute(f"no answer to {command} within {timeout:g} s") from None
         except ExecuteError as error:
@@ -116,7 +118,8 @@ class Qmp:
     async def close(self) -> None:
         """End the session; QEMU goes on."""
         with contextlib.suppress(QMPError, OSError, EOFError, TimeoutError):
-            await asyncio.wait_for(self._client.disconnect(), 1.0)
+            async with asyncio.timeout(1.0):
+                await self._client.disconnect()
 
 
 @contextlib.asynccontextmanager
