@@ -1,7 +1,7 @@
 """Does a rehearsal harm the guest? Its work against a null sink, its gaps, and random kills.
 
 Work: page writes per second by the guest's heartbeats, a second before against during, in a
-rehearsal, in the same migration into nothing, and with neither, in turn. Gaps: the longest interval
+rehearsal, in the same migration into nothing (with the same changes of speed), and with neither. Gaps: the longest interval
 between heartbeats by the host's clock in rehearsals that converge and that do not. Kills: of the
 sink, the guardian, the command, and several of them, at random moments, some of them in a
 switchover that is forced meanwhile; judged by the VM that is left (_rehearsal_kills.py).
@@ -70,9 +70,15 @@ def _work(home: Home, rate: int | str) -> Row:
         "rehearsal": _row(
             Watched(cost["work_before"], cost["work_during"], outcome["guest"]["gap_ms"])
         ),
-        "nothing": _row(into_nothing(instance, seconds, BANDWIDTH)),
+        "nothing": _row(into_nothing(instance, seconds, _actions(outcome["run"]))),
         "undisturbed": _row(undisturbed(instance, seconds)),
     }
+
+
+def _actions(run: str) -> list[Row]:
+    """What the rehearsal changed, and when, as its trace has it."""
+    lines = map(json.loads, call(command("show", run, "--trace")).splitlines())
+    return [line for line in lines if line.get("result") == "ok"]
 
 
 def _row(watched: Watched) -> Row:
