@@ -1,10 +1,11 @@
 """Does a rehearsal harm the guest? Its work against a null sink, its gaps, and random kills.
 
 Work: page writes per second by the guest's heartbeats, a second before against during, in a
-rehearsal, in the same migration into nothing (with the same changes of speed), and with neither. Gaps: the longest interval
-between heartbeats by the host's clock in rehearsals that converge and that do not. Kills: of the
-sink, the guardian, the command, and several of them, at random moments, some of them in a
-switchover that is forced meanwhile; judged by the VM that is left (_rehearsal_kills.py).
+rehearsal, in the same migration into nothing (with the same changes of speed), and with neither, in
+turn. Gaps: the longest interval between heartbeats by the host's clock in rehearsals that converge
+and that do not. Kills: of the sink, the guardian, the command, and several of them, at random
+moments, some of them in a switchover that is forced meanwhile; judged by the VM that is left
+(_rehearsal_kills.py).
 """
 
 from __future__ import annotations
