@@ -16,7 +16,9 @@ from vmferry.journal import Journal
 from vmferry.journal.curves import KeptCurve, curves_file, keep_curve, newest_curve
 from vmferry.move.measured import case_of_vm
 from vmferry.precopy.case import Setting
+from vmferry.precopy.phases import Phases
 from vmferry.precopy.profile import CurvePoint, DirtyProfile
+from vmferry.precopy.quantiles import Quantiles
 from vmferry.precopy.trace import read_trace, to_line
 from vmferry.units import GIB, MIB
 from vmferry.vm.address import Local
@@ -251,6 +253,23 @@ def test_what_is_measured_now_is_compared_with_what_is_trusted_more() -> None:
             assert "from rehearsal 1, " in source
             assert "calc-dirty-rate, measured just now in 3.1 s, has no window that" in source
             assert f"finds {told} as much dirty" in source
+
+
+def test_phases_that_were_seen_are_not_forgotten_for_one_that_watched_for_too_short() -> None:
+    phases = Phases(Quantiles.exact(6.0), Quantiles.exact(4.0), 0.02)
+    for more in ({"phases": phases}, {"watched": 4.0}):
+        known = profile(20, source="rehearsal", **more)
+        record_run("rehearse", [json.dumps({"t": 1.0, "profile": known.to_json()})])
+    with Journal.open() as journal:
+        new = KeptCurve("web", time.time(), 3.1, profile(5, source="calc-dirty-rate"))
+        found = case_of_vm(journal, "web", Local(), Setting(), new)
+        assert found.case.profile.phases == phases
+        assert "from rehearsal 1, " in found.source
+        # By the clock of the wall it would find a quarter.
+        assert "cannot be compared" in found.source and "as much dirty" not in found.source
+        known = profile(20, source="rehearsal", watched=30.0)
+        record_run("rehearse", [json.dumps({"t": 1.0, "profile": known.to_json()})])
+        assert case_of_vm(journal, "web", Local(), Setting()).case.profile.phases is None
 
 
 def test_a_kept_curve_that_is_broken_is_passed_over() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import random
 import statistics
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 from tests.pure.simulated_trace import record, writer
 from vmferry.hypervisor.simulated import Guest, Machine, Precopy
 from vmferry.precopy.case import Case, Link, Setting
-from vmferry.precopy.case_of import case_of
+from vmferry.precopy.case_of import Watch, case_of
 from vmferry.precopy.forecast import Forecast, forecast_many
+from vmferry.precopy.foresight import _with_shape
 from vmferry.precopy.phases import (
     Phases,
     Window,
@@ -28,6 +30,8 @@ from vmferry.precopy.phases import (
 from vmferry.precopy.phases_of import phases_of
 from vmferry.precopy.profile import CurvePoint, DirtyProfile
 from vmferry.precopy.quantiles import Quantiles
+from vmferry.precopy.sample import Event, Sample
+from vmferry.precopy.trace import Trace
 from vmferry.units import MIB
 
 SECONDS = st.floats(0.05, 30.0)
@@ -89,6 +93,20 @@ def test_phases_are_found_with_how_little_is_known_of_them() -> None:
     assert cut.phases.quiet.p90 / cut.phases.quiet.p10 > 2 * seen
 
 
+def test_of_a_long_run_only_what_the_clock_can_be_told_of_counts() -> None:
+    """And it takes no more memory: it is looked at when the next move of the VM begins."""
+    chance = random.Random(3)
+    long = windows(4.3, 3.4, 1.0, [4.0, *(chance.uniform(0.5, 1.2) for _ in range(1000))])
+    tracemalloc.start()
+    found = phases_of(long)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found is not None and most < 150 * MIB
+    told = [found.own[i] / long[i].seconds for i in sorted(found.own)][1:]
+    right = [float(own_seconds(1 + a.start, 1 + a.end, 4.3, 3.4, 0.02)) / a.seconds for a in long]
+    assert np.abs(np.array(told) - right[-len(told) :]).mean() < 0.2
+
+
 def test_a_cycle_is_seen_when_both_phases_were_whole() -> None:
     once = windows(4.0, 3.0, 0.0, [1.0] * 8)
     assert comes_and_goes(once) and not cycle_seen(once)
@@ -123,6 +141,14 @@ def test_phases_that_never_pause_change_no_forecast() -> None:
             assert same.total_ms.p90 == pytest.approx(steady.total_ms.p90, rel=0.05)
 
 
+def test_more_short_passes_than_are_gone_through_are_not_half_a_success() -> None:
+    """Three cycles of 40 s have a thousand passes of 0.1 s."""
+    hardly_quiet = profile(Phases(Quantiles.exact(20.0), Quantiles.exact(20.0), pace=0.9))
+    speed = Quantiles.exact(500.0 * MIB)
+    [found] = forecast_many([Case(hardly_quiet, Setting(55 * MIB, 20), Link(speed, speed))])
+    assert found.verdict == "does-not-converge"
+
+
 def test_what_never_paused_may_do_so_and_the_words_say_it() -> None:
     sure, honest = foretold(profile()), foretold(profile(watched=10.0))
     assert sure.verdict == honest.verdict == "does-not-converge"
@@ -132,6 +158,45 @@ def test_what_never_paused_may_do_so_and_the_words_say_it() -> None:
     assert foretold(profile(), 100) == dataclasses.replace(
         foretold(profile(watched=10.0), 100), given=foretold(profile(), 100).given
     )
+
+
+@pytest.mark.parametrize("at", [5.05, 8.0, 11.9])
+def test_a_vm_that_somebody_pauses_has_no_phases_for_that(at: float) -> None:
+    items = record(writer(32, 64), 12.0, cap=24, limit_ms=300, cancel=True).items
+    paused = sorted((*items, Event(at, "STOP"), Event(at + 0.5, "RESUME")), key=lambda one: one.t)
+    assert case_of(Trace({}, tuple(paused))).profile.phases is None
+
+
+def test_what_a_switchover_tells_of_its_last_passes_counts() -> None:
+    """They are short and found next to nothing; no sample saw them."""
+    load = writer(32, 64, phases="busy:6,idle:4")
+    items = record(load, 30.0, cap=24, limit_ms=300).items
+    seen = Watch()
+    for item in items:
+        seen.receive(item)
+    assert [one.at_most for one in seen.ended_below] == [True, True]
+
+
+def test_what_was_left_over_and_dirtied_again_is_no_quiet_phase() -> None:
+    """A limit of 1 s leaves most of the set over: the last passes find little that is not in it."""
+    moved = record(writer(48, 64), 20.0, cap=30, limit_ms=1000, uncapped=200)
+    assert case_of(moved).profile.phases is None
+
+
+def test_a_throttle_hides_phases_so_they_were_not_watched_for() -> None:
+    items = record(writer(32, 64, phases="busy:6,idle:1"), 30.0, cap=24, limit_ms=60).items
+    slowed = tuple(
+        dataclasses.replace(one, throttle=20) if isinstance(one, Sample) and one.t > 20 else one
+        for one in items
+    )
+    assert case_of(Trace({}, items)).profile.watched > 0
+    assert case_of(Trace({}, slowed)).profile.watched == 0
+
+
+def test_known_phases_do_not_go_before_what_a_migration_shows() -> None:
+    known = profile(Phases(Quantiles.exact(6.0), Quantiles.exact(4.0)))
+    shown = profile(watched=2.0)
+    assert _with_shape(shown, known) == shown
 
 
 def test_a_profile_keeps_its_phases() -> None:

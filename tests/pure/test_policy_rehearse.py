@@ -21,7 +21,8 @@ from vmferry.policy.base import (
     SetDowntimeLimit,
 )
 from vmferry.policy.fixed import Fixed
-from vmferry.policy.rehearse import LEAST_LIMIT_MS, Answer, Rehearse
+from vmferry.policy.rehearse import LEAST_LIMIT_MS, Answer, Rehearse, windows_of
+from vmferry.precopy.phases import cycle_seen
 from vmferry.precopy.sample import Event
 from vmferry.testguest.settings import PageWriterSettings
 from vmferry.units import MIB
@@ -135,12 +136,33 @@ async def test_a_load_that_comes_and_goes_is_watched_for_a_cycle() -> None:
     assert 10 < steady.seconds < told.seconds < 60
 
 
+async def test_a_long_pass_1_takes_nothing_from_the_time_for_a_cycle() -> None:
+    phases = {"working_set": 48 * MIB, "write_rate": 64 * MIB, "phases": "busy:4,idle:1"}
+    large = Guest(1800 * MIB, 1500 * MIB, PageWriterSettings.model_validate(phases))
+    limits = Limits(bandwidth=30 * MIB, downtime_limit_ms=PLANNED)
+    policy = (await rehearse(large, limits, seconds=150.0)).policy
+    assert cycle_seen(windows_of(policy._tracker.passes, policy._tracker.current))
+
+
+async def test_short_passes_are_not_too_many_while_it_is_watched() -> None:
+    """Sixty of them take less time than it is watched for."""
+    told = await rehearse(guest(32, 64), Limits(bandwidth=64 * MIB, downtime_limit_ms=30))
+    assert told.answer == "does-not-converge" and len(told.policy._tracker.passes) > 60
+
+
 async def test_a_cycle_too_long_for_the_time_is_left_to_the_forecast() -> None:
     comes_and_goes = guest(48, 64, phases="busy:4,idle:1")
     limits = Limits(bandwidth=30 * MIB, downtime_limit_ms=PLANNED)
     told = await rehearse(comes_and_goes, limits, seconds=13.0)
     assert told.answer == "uncertain" and told.policy.undecided
     assert "not enough to see a whole cycle" in told.ending.why
+
+
+async def test_time_that_ends_among_the_last_passes_is_no_sign_of_phases() -> None:
+    limits = Limits(bandwidth=64 * MIB, downtime_limit_ms=1000)
+    told = await rehearse(guest(64, 96, order="sequential"), limits, seconds=7.0)
+    assert told.answer == "converges" and told.policy.undecided
+    assert told.ending.why == "the passes get below the threshold"
 
 
 async def test_never_takes_watching_for_a_quiet_phase() -> None:

@@ -69,13 +69,23 @@ def case_of_vm(
 
 def _curve_words(found: Sequence[_Found], merged: DirtyProfile, new: KeptCurve | None) -> str:
     """Which measurements the curve is made of: the best one, and those that add to it."""
-    best = next(one for one in found if one.profile.source == merged.source)
+    best = next(
+        one
+        for one in found
+        if (one.profile.source, one.profile.phases) == (merged.source, merged.phases)
+    )
     added = [one for one in found if one is not best and _has_points_of(merged, one.profile, best)]
     text = f"the dirty curve is from {best.name}"
     if added:
         text += f", with more windows from {' and '.join(one.name for one in added)}"
     if new is not None and all(one.profile is not new.profile for one in (best, *added)):
-        text += f"; {found[-1].name}, has no window that this lacks{_compared(new, best)}"
+        # Its windows are of the wall's clock.
+        why = (
+            "cannot be compared, as the load comes and goes"
+            if merged.phases
+            else f"has no window that this lacks{_compared(new, best)}"
+        )
+        text += f"; {found[-1].name}, {why}"
     return text
 
 

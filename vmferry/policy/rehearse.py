@@ -44,7 +44,7 @@ _CERTAIN_PASSES = 4
 _FAR = 2.0
 _MOST_PASSES = 60
 # A busy stretch looks like a steady load: that a move never ends takes watching for a while, and
-# where the load comes and goes for longer, until a whole cycle was seen. Seconds.
+# where the load comes and goes for longer, until a whole cycle was seen. Seconds after pass 1.
 _WATCHED, _MOST_WATCHED = 10.0, 40.0
 _COMES_AND_GOES = "the load comes and goes"
 # A pass that is expected to leave less than this share above the threshold may end below it.
@@ -86,6 +86,8 @@ class Rehearse:
         self._windows = 0
         self._probes_left = _PROBES
         self._certain = 0
+        # It never converges as it is, and is watched for a quiet phase.
+        self._watches = False
         self._over = False
         self._now = 0.0
 
@@ -123,7 +125,7 @@ class Rehearse:
         current, estimate = self._tracker.current, self._convergence.estimate()
         if current is None or estimate is None:
             return None
-        if self._judged > _MOST_PASSES:
+        if self._judged > _MOST_PASSES and not self._watches:
             return self._abandon("uncertain", f"still uncertain after {_MOST_PASSES} passes")
         if self._windows:
             return self._at_window(current, estimate)
@@ -181,7 +183,8 @@ class Rehearse:
         return SetBandwidth(round(speed))
 
     def _at_planned_pass(self, current: PassRecord, estimate: Estimate) -> Action | None:
-        if self._never(estimate) and self._has_watched():
+        self._watches = self._never(estimate)
+        if self._watches and self._has_watched():
             return self._abandon("does-not-converge", self._why_never())
         if self._is_near(current, estimate):
             self._probes_left = max(self._probes_left - 1, 0)
@@ -191,14 +194,15 @@ class Rehearse:
     def _has_watched(self) -> bool:
         """Whether a quiet phase, if the load has any, would have been seen by now."""
         passes = self._tracker.passes
-        if self._now < min(passes[0].duration_ms / 1000 + _WATCHED, self._seconds / 2):
+        first = passes[0].duration_ms / 1000
+        if self._now < min(first + _WATCHED, self._seconds / 2):
             return False
         windows = windows_of(passes, self._tracker.current)
         if not comes_and_goes(windows):
             return True
         # What the passes prove for busy phases the forecast weighs against quiet ones.
         self.undecided = True
-        return cycle_seen(windows) or self._now >= _MOST_WATCHED
+        return cycle_seen(windows) or self._now >= first + _MOST_WATCHED
 
     def _why_never(self) -> str:
         why = f"{self._judged} passes were enough to tell"
@@ -246,7 +250,8 @@ class Rehearse:
 
     def _out_of_time(self) -> str:
         spent = format_duration(self._seconds)
-        if self.undecided:
+        # Passes that are slowed down near the threshold leave it undecided too.
+        if self.undecided and not self._windows:
             return f"{_COMES_AND_GOES}, and {spent} were not enough to see a whole cycle"
         if self.answer == "converges":
             return "the passes get below the threshold"

@@ -44,6 +44,8 @@ _AS_RECORDED = "as recorded"
 _DIP_WINDOWS = 5
 # A pass that leaves more than this many thresholds, and what a poll may hide, did not end there.
 _FAR_ABOVE, _HIDDEN = 2.0, 1.25
+# What a switchover comes to after its STOP, and how many syncs QEMU has made since then.
+_SYNCS_SINCE_STOP = {"pre-switchover": 0, "device": 0, "completed": 1}
 
 
 def cut(trace: Trace, after_pass: int) -> Trace:
@@ -116,6 +118,7 @@ class Watch:
     resent_zero: int = 0
     highest_cap: float = 0.0
     begun: list[tuple[int, float]] = field(default_factory=list)
+    stopped: tuple[int, tuple[Window, ...]] | None = None
     ended_below: tuple[Window, ...] = ()
 
     @property
@@ -140,6 +143,7 @@ class Watch:
         """What the passes tell of the guest, as profile_of_passes has it."""
         if self.last is None:
             return None
+        left_for = max((self.limit_ms or 0) / 1000 - WINDOW_SECONDS, 0.0)
         return profile_of_passes(
             self.tracker.passes,
             None if self.tracker.ended else self.tracker.current,
@@ -154,6 +158,7 @@ class Watch:
             threshold=threshold,
             phased=phased,
             ended_below=self.ended_below,
+            ended_leaving=self.last.mbps * 1e6 / 8 * left_for,
         )
 
     def receive(self, item: Item) -> None:
@@ -183,7 +188,14 @@ class Watch:
         if event.name == "MIGRATION_PASS":
             self.begun.append((int(event.data["pass"]), event.t))
         elif event.name == "STOP" and self.last is not None:
-            self.ended_below = _ended_below(self.begun, self.last.mbps * 1e6 / 8)
+            below = _ended_below(self.begun, self.last.mbps * 1e6 / 8)
+            self.stopped = len(self.begun), below
+        elif event.name == "MIGRATION" and self.stopped is not None:
+            # Where somebody else stopped the VM, QEMU does not switch over, or after a pass more.
+            status, (begun, below) = event.data.get("status"), self.stopped
+            syncs = _SYNCS_SINCE_STOP.get(str(status), -1)
+            if len(self.begun) - begun <= syncs:
+                self.ended_below = below
 
     def _see_speed(self, before: Sample, sample: Sample) -> None:
         """The speed as QEMU measures it, apart where zero pages took part of the time.

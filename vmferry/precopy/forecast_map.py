@@ -159,6 +159,8 @@ def run(inputs: Rows, shapes: Shapes) -> Ends:
             break
         _pass(course, inputs, shapes)
         _decide(course, inputs, ends)
+    # Passes may be too short for all of the cycles: one that brought no new low is enough then.
+    _give_up(course, inputs, ends, inputs.phased[course.rows] & _hovers(course, inputs, 1))
     # What still falls after so many passes is on the edge: its margin stays 0.
     outrun = np.log(ends.sendable / np.maximum(ends.dirtied, 1.0))
     # What ends in a quiet phase does so by far.
@@ -341,11 +343,15 @@ def _decide(course: _Course, inputs: Rows, ends: Ends) -> None:
     """Switch over what is below its threshold, and give up what hovers."""
     threshold = inputs.speed[course.rows] * inputs.limit[course.rows]
     _end(course, inputs, ends, course.dirty < threshold)
+    _give_up(course, inputs, ends, _hovers(course, inputs, _CYCLES))
+
+
+def _hovers(course: _Course, inputs: Rows, cycles: int) -> Flags:
+    """A load with phases hovers while it is busy: it has to do so for some `cycles`."""
     rows = course.rows
-    # A load with phases hovers while it is busy: it has to do so for some cycles.
-    cycles = np.where(inputs.phased[rows], _CYCLES * (inputs.busy[rows] + inputs.quiet[rows]), 0.0)
-    hovers = (course.since >= _HOVERING) & (course.t - course.low_at >= cycles)
-    _give_up(course, inputs, ends, hovers)
+    seconds = np.where(inputs.phased[rows], cycles * (inputs.busy[rows] + inputs.quiet[rows]), 0.0)
+    hovers: Flags = (course.since >= _HOVERING) & (course.t - course.low_at >= seconds)
+    return hovers
 
 
 def _end(course: _Course, inputs: Rows, ends: Ends, over: Flags) -> None:

@@ -222,5 +222,8 @@ def _with_shape(shown: DirtyProfile, known: DirtyProfile) -> DirtyProfile:
         )
         for one in known.points
     )
+    if known.phases is not None:
+        points = ()  # by another clock
     # Of two alike, `merge` trusts the first and later one.
-    return merge([shown, replace(known, points=points, source=shown.source)], 0.0)
+    before_it = replace(known, points=points, source=shown.source, phases=None)
+    return merge([shown, before_it], 0.0)

@@ -7,7 +7,7 @@ runs at full pace in a busy phase and at nearly none in a quiet one; by that clo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import log
@@ -60,12 +60,6 @@ class Phases:
     busy: Quantiles
     quiet: Quantiles
     pace: float = 0.0
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Phases:
-        """What `to_json` wrote."""
-        busy, quiet = (Quantiles.from_json(data[name]) for name in ("busy", "quiet"))
-        return cls(busy, quiet, float(data["pace"]))
 
     def to_json(self) -> dict[str, Any]:
         """`{"busy", "quiet", "pace"}`."""

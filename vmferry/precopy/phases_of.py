@@ -8,7 +8,7 @@ stays as wide as it was taken to be beforehand.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,23 +24,25 @@ _LENGTHS = np.geomspace(0.25, 32.0, 21)
 _PLACES = (np.arange(24) + 0.5) / 24
 _REWRITTEN_IN = np.geomspace(0.1, 30.0, 9)
 _PACES = np.array([0.01, 0.05, 0.2])
-# Loads change, and older windows than these cost time.
+# Loads change, and older windows than these cost time; nor can a clock that is told by these be
+# reckoned back to those, as small errors of a cycle add up.
 _LATEST = 24
 _LEAST = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class PhasesFound:
-    """The phases, and how far the guest's own clock ran in each window."""
+    """The phases, and how far the guest's own clock ran in the first window and the latest ones,
+    by their places among the windows."""
 
     phases: Phases
-    own: tuple[float, ...]
+    own: Mapping[int, float]
 
 
 def phases_of(windows: Sequence[Window]) -> PhasesFound | None:
     """The phases that explain `windows`; None where a steady load does so as well."""
-    first, latest = windows[:1], windows[1:][-_LATEST:]
-    kept = [*first, *latest]
+    places = [*range(len(windows))[:1], *range(len(windows))[1:][-_LATEST:]]
+    kept = [windows[place] for place in places]
     if not comes_and_goes(kept):
         return None
     busy, quiet, pace, place = (
@@ -48,10 +50,9 @@ def phases_of(windows: Sequence[Window]) -> PhasesFound | None:
     )
     began = place * (busy + quiet) - kept[0].start
     own = np.stack(
-        [own_seconds(began + one.start, began + one.end, busy, quiet, pace) for one in windows]
+        [own_seconds(began + one.start, began + one.end, busy, quiet, pace) for one in kept]
     )
-    index = [windows.index(one) for one in kept]
-    off = np.stack([_misfit(kept, own[index], tau) for tau in _REWRITTEN_IN])
+    off = np.stack([_misfit(kept, own, tau) for tau in _REWRITTEN_IN])
     steady = np.array([[one.seconds] for one in kept])
     if min(float(_misfit(kept, steady, tau)[0]) for tau in _REWRITTEN_IN) < off.min() + _BETTER:
         return None
@@ -63,7 +64,7 @@ def phases_of(windows: Sequence[Window]) -> PhasesFound | None:
             quiet=_quantiles(quiet, weights),
             pace=round(float(pace @ weights), 3),
         ),
-        tuple(float(line @ weights) for line in own),
+        {i: float(line @ weights) for i, line in zip(places, own, strict=True)},
     )
 
 

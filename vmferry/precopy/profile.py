@@ -138,13 +138,14 @@ def merge(profiles: Sequence[DirtyProfile], now: float) -> DirtyProfile:
     """One profile from several of one guest. `now` is unix time. Raises ValueError for none.
 
     The more trusted one (see SOURCES), and of two alike the later one, gives the sizes and all its
-    points; the others add windows that it did not measure. Doubts grow with age. Points that were
-    measured at another throttle are turned into windows of the same guest time.
+    points, unless it was too short to see the phases that another one saw; the others add windows
+    that it did not measure. Doubts grow with age. Points that were measured at another throttle are
+    turned into windows of the same guest time.
     """
     if not profiles:
         raise ValueError("there is nothing to merge")
     ranked = sorted(profiles, key=lambda one: (SOURCES.index(one.source), -_latest(one)))
-    best = ranked[0]
+    best = _best(ranked)
     points: list[CurvePoint] = []
     for profile in ranked:
         if profile is not best and (profile.phases or best.phases):
@@ -163,6 +164,17 @@ def merge(profiles: Sequence[DirtyProfile], now: float) -> DirtyProfile:
         xbzrle_ratio=next((o.xbzrle_ratio for o in ranked if o.xbzrle_ratio is not None), None),
         working_set=next((one.working_set for one in ranked if one.working_set > 0), 0.0),
     )
+
+
+def _best(ranked: Sequence[DirtyProfile]) -> DirtyProfile:
+    """The first one; but that it saw no phases says nothing where it watched for less than a cycle
+    that another one saw."""
+    first = ranked[0]
+    phased = next((one for one in ranked if one.phases is not None), None)
+    if phased is None or phased.phases is None or first.phases is not None:
+        return first
+    cycle = phased.phases.busy.p50 + phased.phases.quiet.p50
+    return phased if first.watched < cycle else first
 
 
 def growth(windows: Iterable[tuple[float, float]]) -> float:

@@ -30,6 +30,8 @@ _ONE_PASS, _LEAST_DOUBT = 0.12, 0.03
 _GUESSED = 0.5
 # How far a window by the guest's own clock may be off, and how much of it has to be busy to count.
 _CLOCK_DOUBT, _MOSTLY_BUSY = 0.15, 0.3
+# The least part of a window that is not among what was left over.
+_LEAST_NEW = 0.05
 # A load changes: among passes of the same length the late ones count more.
 _HALF_LIFE = 6.0
 # Without MIGRATION_PASS events the time of a sync is known to that part of the polling period.
@@ -77,6 +79,7 @@ def profile_of_passes(
     threshold: float | None = None,
     phased: bool = False,
     ended_below: Sequence[Window] = (),
+    ended_leaving: float = 0.0,
 ) -> DirtyProfile | None:
     """The profile that finished passes, and the begin of the `current` one, tell.
 
@@ -86,7 +89,8 @@ def profile_of_passes(
     and the `latest` ones are looked at. None where pass 1 is not over: then nothing is known of
     the curve. `threshold` is what QEMU leaves over at the most, in bytes, where that is known: it
     makes a guess of it better. With `phased` it is looked for phases of the load; `ended_below` are
-    the last passes before QEMU began to switch over.
+    the last passes before QEMU began to switch over, and `ended_leaving` what they left over at
+    the least, in bytes.
     """
     if not passes or (current is None and len(passes) < 2):
         return None
@@ -100,8 +104,11 @@ def profile_of_passes(
     found = _found(passes, pairs, throttles or {}, throttle, polling)
     phases = None
     guessed = all(one.doubt == _GUESSED for one in found)
-    if phased and not guessed and not any((throttles or {}).values()):
-        phases, found = _with_phases(found, ended_below)
+    would_show = not guessed and not any((throttles or {}).values())
+    if phased and would_show:
+        new = max(1 - ended_leaving / max(working_set, 1.0), _LEAST_NEW)
+        whole = [replace(one, bytes=one.bytes / new) for one in ended_below]
+        phases, found = _with_phases(found, whole)
     first = passes[0]
     zero_pages = first.zero_pages + _left_over_zero_pages(passes, current, zero_share, last)
     return DirtyProfile(
@@ -116,7 +123,7 @@ def profile_of_passes(
         zero_share=zero_share,
         zero_end=zero_end,
         phases=phases,
-        watched=_watched(passes, current),
+        watched=_watched(passes, current) if would_show else 0.0,
     )
 
 
@@ -202,7 +209,7 @@ def _with_phases(
         return None, found
     turned = [
         (own / one.seconds, replace(one, seconds=own, doubt=hypot(one.doubt, _CLOCK_DOUBT)))
-        for own, one in zip(told.own, found, strict=False)
+        for own, one in ((own, found[i]) for i, own in told.own.items() if i < len(found))
     ]
     most = min(_MOSTLY_BUSY, max(share for share, _ in turned))
     return told.phases, [one for share, one in turned if share >= most]
