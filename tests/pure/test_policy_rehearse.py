@@ -5,7 +5,7 @@ The simulated QEMU has no `switchover-ack`, so a policy that waits for too long 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -170,3 +170,19 @@ async def test_never_takes_watching_for_a_quiet_phase() -> None:
     limits = Limits(bandwidth=64 * MIB, downtime_limit_ms=100)
     told = await rehearse(guest(96, 256, phases="busy:9,idle:3"), limits)
     assert told.answer == "converges"
+
+
+async def test_a_wall_clock_that_is_set_back_ends_nothing_but_the_rehearsal() -> None:
+    """QEMU's events have its time; a pass seems to take none then."""
+
+    class SetBack(Rehearse):
+        def receive(self, item: Input) -> Decision:
+            if isinstance(item, Event) and item.name == "MIGRATION_PASS" and item.data["pass"] > 2:
+                item = replace(item, t=item.t - 100.0)
+            return super().receive(item)
+
+    limits = Limits(bandwidth=64 * MIB, downtime_limit_ms=PLANNED)
+    move = SimulatedMove(guest(16, 4), pause_before_switchover=False, poll_seconds=0.02, seed=1)
+    policy = SetBack(limits, 60.0)
+    ending = await Controller(move.migration, policy, lambda item: None).run()
+    assert (ending.kind, policy.answer) == ("abandoned", "converges")

@@ -25,7 +25,7 @@ from vmferry.precopy.quantiles import Quantiles
 from vmferry.precopy.sample import Event, Sample
 from vmferry.precopy.trace import Trace, read_trace
 from vmferry.precopy.verdict import describe
-from vmferry.rehearsal.findings import foretold, verdict_of
+from vmferry.rehearsal.findings import foretold, stopped_by_others, verdict_of
 from vmferry.rehearsal.stream_end import How, StreamEnd
 from vmferry.report.rehearsal_words import describe_rehearsal, forecast_rows
 from vmferry.units import MIB
@@ -76,11 +76,31 @@ def test_a_vm_that_stopped_and_was_not_paused_was_stopped_to_switch_over(
     policy = Rehearse(Limits(), 60.0)
     (abandon,) = policy.receive(Event(1.0, "STOP")).actions
     assert isinstance(abandon, Abandon)
-    # Cancelled at once, so the sink saw no more than an end.
-    verdict = verdict_of(
-        policy, Ending("abandoned", why=abandon.why), StreamEnd("closed"), paused=paused
-    )
-    assert (verdict.answer, verdict.switchover) == (expected, not paused)
+    # Cancelled at once, so the sink may have seen no more than an end.
+    hows: tuple[How, ...] = ("closed", "switchover")
+    for how in hows:
+        verdict = verdict_of(
+            policy, Ending("abandoned", why=abandon.why), StreamEnd(how), paused=paused
+        )
+        assert (verdict.answer, verdict.switchover) == (expected, not paused)
+
+
+@pytest.mark.parametrize(
+    ("runstate", "never_stops", "expected"),
+    [
+        ("finish-migrate", False, False),
+        ("postmigrate", False, False),
+        # QEMU had it run again by itself; one that never stops it did not stop it.
+        ("running", False, False),
+        ("running", True, True),
+        ("paused", False, True),
+        ("io-error", False, True),
+        ("guest-panicked", False, True),
+        ("", False, True),
+    ],
+)
+def test_a_disk_error_is_no_switchover(runstate: str, never_stops: bool, expected: bool) -> None:
+    assert stopped_by_others(runstate, never_stops) == expected
 
 
 def test_where_the_passes_do_not_decide_the_forecast_does() -> None:

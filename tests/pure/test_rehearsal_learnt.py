@@ -14,9 +14,10 @@ from vmferry.policy.fixed import Fixed
 from vmferry.policy.rehearse import Rehearse
 from vmferry.precopy.case import Case
 from vmferry.precopy.passes import PassTracker
+from vmferry.precopy.profile import DirtyProfile
 from vmferry.precopy.sample import Event, Sample
 from vmferry.precopy.trace import Item, Note, Trace
-from vmferry.precopy.xray import HeatMap, Row, XRayResult
+from vmferry.precopy.xray import Compression, Delta, HeatMap, Row, XRayResult
 from vmferry.rehearsal.learnt import case_learnt, forecasts, slowdown_of
 from vmferry.rehearsal.marks import Marks
 from vmferry.testguest.settings import PageWriterSettings
@@ -134,3 +135,39 @@ async def test_the_memory_is_what_the_sink_counted_where_it_counted_all() -> Non
     partly = xray_of(replace(row, first=pages // 2))
     learnt = case_learnt(trace, partly, 0.0)
     assert learnt is not None and learnt.profile.non_zero_bytes > 100 * MIB
+
+
+@pytest.mark.parametrize("part", [0.0, 1e-6])
+async def test_pages_that_hardly_change_leave_a_profile_that_can_be_read(part: float) -> None:
+    xray = XRayResult(
+        by="pass",
+        page_size=4096,
+        ram_bytes=256 * MIB,
+        memory_bytes=0,
+        rows=(),
+        repeats=(),
+        distinct_resent=0,
+        hot=(),
+        heat=HeatMap(),
+        # Memory of one and the same byte.
+        compress=(Compression(1, 15_420.0, 15_420.0, None, 0.1, 128),),
+        delta=Delta(part, 0.0, 0.999, 1000, 1.0, part),
+        sampled_share=1.0,
+    )
+    learnt = case_learnt(trace_of(await rehearsed(NEVER, 20.0)), xray, 0.0)
+    assert learnt is not None
+    profile = DirtyProfile.from_json(learnt.profile.to_json())
+    assert (profile.xbzrle_ratio, profile.compress) == (1e4, {"zstd-1": 1e4})
+
+
+async def test_a_wall_clock_that_is_set_back_leaves_a_profile_that_can_be_read() -> None:
+    """QEMU's events have its time."""
+    heard = await rehearsed(NEVER, 20.0)
+    heard.append(Event(heard[-1].t, "MIGRATION", {"status": "cancelled"}))
+    back = [
+        replace(one, t=one.t - 100.0) if isinstance(one, Event) and one.t > 10.0 else one
+        for one in heard
+    ]
+    learnt = case_learnt(trace_of(back), None, 0.0)
+    assert learnt is not None
+    assert DirtyProfile.from_json(learnt.profile.to_json()).watched == 0.0

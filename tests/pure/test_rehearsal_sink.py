@@ -219,6 +219,26 @@ time.sleep(60)
 """
 
 
+def test_it_hangs_up_when_its_owner_dies_in_the_middle_of_a_word() -> None:
+    ours, its = socket.socketpair()
+    with ours:
+        ours.settimeout(PATIENCE)
+        with its:
+            sink = subprocess.Popen(
+                [sys.executable, "-m", "vmferry.rehearsal.sink", str(its.fileno())],
+                pass_fds=[its.fileno()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        try:
+            sink.communicate(b'{"sent_pa', timeout=PATIENCE)
+            assert hung_up(ours)
+        finally:
+            sink.kill()
+            sink.wait()
+
+
 def test_a_stream_end_is_what_was_told() -> None:
     end = StreamEnd("unreadable", "why", 1, 2, 3, 4, None, ("a problem",))
     assert StreamEnd.from_json(json.loads(json.dumps(end.to_json()))) == end

@@ -154,6 +154,18 @@ def test_a_page_that_cannot_be_written_is_told_first(stream: Path, capsys: Captu
     assert "--report: /nonexistent/page.html cannot be written" in said.err
 
 
+def test_a_page_that_has_too_long_a_name_is_no_bug(stream: Path, capsys: Captured) -> None:
+    assert main.run_command(["xray", str(stream), "--report", "x" * 300]) == 2
+    assert "cannot be written: File name too long" in capsys.readouterr().err
+
+
+def test_a_stream_whose_name_is_no_text_has_a_page(stream: Path, tmp_path: Path) -> None:
+    odd = stream.rename(tmp_path / "\udcff")
+    page = tmp_path / "page.html"
+    assert main.run_command(["xray", str(odd), "--report", str(page)]) == 0
+    assert "\\udcff</p>" in page.read_text("utf-8")
+
+
 def test_names_from_the_stream_are_escaped(stream: Path, capsys: Captured) -> None:
     text = render_xray(xray_of(stream, capsys), "<script>alert(1)</script>")
     assert "<script>alert(1)" not in text

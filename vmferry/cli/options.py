@@ -52,8 +52,8 @@ def check_writable(option: str, path: Path) -> None:
     """See that a file can be written there, before anything is done for it. Raises UsageError."""
     from vmferry.errors import UsageError
 
-    existed = path.exists()
     try:
+        existed = path.exists()
         with path.open("a"):
             pass
         if not existed:

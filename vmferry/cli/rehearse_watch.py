@@ -19,15 +19,18 @@ if TYPE_CHECKING:
 
 # The windows that decide how a migration ends, and that of a usual pass.
 WINDOWS = (0.1, 0.3, 1.0)
+# By exit status: it would converge, that is uncertain, it would not.
+_RANKS = {0: 0, 8: 1, 7: 2}
 HEADINGS = ("HOUR", "REHEARSALS", "IN 100 ms", "IN 300 ms", "IN 1 s")
 
 
 class LineDisplay(Display):
-    """A line for each rehearsal, and nothing while it runs."""
+    """A line for each rehearsal; while it runs what goes wrong, and no more."""
 
     def __init__(self, output: Output) -> None:
         super().__init__()
         self._output = output
+        self._told = False
 
     def _due(self, snapshot: Snapshot, since: float) -> bool:
         return False
@@ -36,9 +39,12 @@ class LineDisplay(Display):
         pass
 
     def _say(self, text: str) -> None:
-        pass
+        # What was found would be too much, time and again.
+        if not self._told:
+            self._output.note(text)
 
     def _tell(self, outcome: Mapping[str, Any]) -> None:
+        self._told = True
         why = str(outcome["why"]).partition("\n")[0].removeprefix("a rehearsal: ")
         self._output.say(f"{time.strftime('%H:%M:%S')}  run {outcome['run']}: {why}")
 
@@ -58,7 +64,7 @@ def rehearse_over(request: RehearsalRequest, seconds: float, every: float, outpu
         while True:
             next_one = time.monotonic() + every
             done = carry_out(request, _display(output))
-            worst = max(worst, done.status)
+            worst = _worse(worst, done.status)
             if done.found is not None and done.found["profile"] is not None:
                 profiles.append(DirtyProfile.from_json(done.found["profile"]))
             if done.status not in EXIT_STATUS.values() or next_one > end:
@@ -66,8 +72,15 @@ def rehearse_over(request: RehearsalRequest, seconds: float, every: float, outpu
             time.sleep(max(next_one - time.monotonic(), 0.0))
     except KeyboardInterrupt:
         worst = INTERRUPTED
-    _tell(by_hour(profiles), output)
+    finally:
+        # What hours have told is told too where the last one is refused.
+        _tell(by_hour(profiles), output)
     return worst
+
+
+def _worse(one: int, other: int) -> int:
+    """The worse of two exit statuses; what is no answer is worse than any answer."""
+    return max(one, other, key=lambda status: _RANKS.get(status, len(_RANKS)))
 
 
 def by_hour(profiles: Sequence[DirtyProfile]) -> dict[int, list[DirtyProfile]]:

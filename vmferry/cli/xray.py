@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 
 from vmferry.cli.options import Json, check_writable
-from vmferry.cli.output import Output, table
+from vmferry.cli.output import Output, printable, table
 
 if TYPE_CHECKING:
     from vmferry.precopy.xray import XRayResult
@@ -52,7 +52,7 @@ def xray(
     if report is not None:
         from vmferry.report.xray_page import render_xray
 
-        report.write_text(render_xray(result, file), "utf-8")
+        report.write_text(render_xray(result, printable(file)), "utf-8")
         output.note(f"the page is {report}")
     output.record({"event": "xray", **result.to_json()})
     if not json:

@@ -165,7 +165,8 @@ class Rehearse:
 
     def _at_window(self, current: PassRecord, estimate: Estimate) -> Action:
         """Slow this pass down to half of the one before, if it can be stopped in time then."""
-        before = self._tracker.passes[-1].duration_ms / 1000
+        # Of no time at all where the wall clock, which QEMU's events go by, was set back.
+        before = max(self._tracker.passes[-1].duration_ms, 1.0) / 1000
         seconds = min(before / 2, _LONGEST_WINDOW)
         # What pass 1 left over may be zero pages, which take no time.
         speed = max(current.new_bytes / seconds, 1.0)

@@ -29,7 +29,7 @@ EXPONENT, APART = 0.64, 1.5
 _LATER = 0.75
 # What no guest has: figures beyond it are mistakes, and would overflow.
 _MOST_BYTES, _MOST_PAGE, _MOST_SECONDS, _MOST_WINDOWS = 2.0**60, 2**30, 1e8, 10**9
-_LEAST_RATIO, _MOST_RATIO = 0.01, 1e4
+_LEAST_RATIO, MOST_RATIO = 0.01, 1e4
 _PER_CENT = "must be per cent, from 0 to 99"
 # Two windows this near to each other tell the same: the more trusted one is taken.
 _SAME_WINDOW = 2.0
@@ -257,11 +257,11 @@ def _profile(file: Checked) -> DirtyProfile:
         throttle=round(file.number("throttle", _PER_CENT, least=0, most=99, default=0)),
         overlap=file.number("overlap", share, least=0, most=1) if file.has("overlap") else None,
         compress={
-            key: ratios.number(key, measured, least=_LEAST_RATIO, most=_MOST_RATIO)
+            key: ratios.number(key, measured, least=_LEAST_RATIO, most=MOST_RATIO)
             for key in ratios.names
         },
         xbzrle_ratio=(
-            file.number("xbzrle_ratio", measured, least=_LEAST_RATIO, most=_MOST_RATIO)
+            file.number("xbzrle_ratio", measured, least=_LEAST_RATIO, most=MOST_RATIO)
             if file.has("xbzrle_ratio")
             else None
         ),

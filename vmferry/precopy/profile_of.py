@@ -218,7 +218,9 @@ def _with_phases(
 def _watched(passes: Sequence[PassRecord], current: PassRecord | None) -> float:
     """How long there were passes that show a quiet phase: pass 1 is too long to."""
     last = current or passes[-1]
-    return round((last.start_ms + last.duration_ms - passes[0].duration_ms) / 1000, 3)
+    # Less than nothing where the wall clock, which QEMU's events go by, was set back.
+    watched = last.start_ms + last.duration_ms - passes[0].duration_ms
+    return round(max(watched, 0.0) / 1000, 3)
 
 
 def _whole(

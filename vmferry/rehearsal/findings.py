@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vmferry.controller import Ending
+from vmferry.handover import STOPPED_BY_MIGRATION
 from vmferry.move.prepare import Source
 from vmferry.policy.rehearse import Answer, Rehearse
 from vmferry.precopy.forecast import Forecast
@@ -35,17 +36,25 @@ class Verdict:
     switchover: bool = False
 
 
+def stopped_by_others(runstate: str, never_stops: bool) -> bool:
+    """Whether a VM that stopped meanwhile, and has this runstate now, was not stopped by QEMU to
+    switch over: a user, a disk error or the guest itself did it."""
+    return never_stops or runstate not in STOPPED_BY_MIGRATION | {"running"}
+
+
 def verdict_of(
     policy: Rehearse, ending: Ending, stream_end: StreamEnd | None, paused: bool = False
 ) -> Verdict:
     """What the policy, the controller and the sink tell together.
 
-    `paused`: somebody paused the VM meanwhile. Where nobody did and it stopped, QEMU stopped it to
-    switch over: it may have been cancelled before the sink was told.
+    `paused`: if the VM stopped, it was not QEMU that did it (`stopped_by_others`). Where QEMU did,
+    it was to switch over: it may have been cancelled before the sink was told.
     """
     how = stream_end.how if stream_end is not None else None
     stopped_by_qemu = policy.stopped and not paused and ending.kind == "abandoned"
-    if how == "switchover" or stopped_by_qemu:
+    # What a VM that stands still leaves to send tells nothing of it at work.
+    switched = how == "switchover" and not (policy.stopped and paused)
+    if switched or stopped_by_qemu:
         why = "QEMU found little enough left to switch over"
         return replace(_verdict("converges", why), switchover=True)
     if how == "unreadable" and stream_end is not None:

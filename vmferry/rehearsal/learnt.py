@@ -11,7 +11,7 @@ from vmferry.errors import UsageError
 from vmferry.precopy.case import Case, Setting
 from vmferry.precopy.case_of import case_of
 from vmferry.precopy.forecast import Forecast, forecast_many
-from vmferry.precopy.profile import DirtyProfile
+from vmferry.precopy.profile import MOST_RATIO, DirtyProfile
 from vmferry.precopy.trace import Trace
 from vmferry.precopy.xray import XRayResult
 
@@ -41,8 +41,11 @@ def case_learnt(
     if xray is not None:
         profile = _with_memory(profile, xray)
         part = xray.xbzrle_ratio
+        # Pages that did not change have deltas of nothing; a file holds no such ratio.
         profile = replace(
-            profile, compress=xray.compress_ratios, xbzrle_ratio=1 / part if part else None
+            profile,
+            compress={key: min(one, MOST_RATIO) for key, one in xray.compress_ratios.items()},
+            xbzrle_ratio=None if part is None else 1 / max(part, 1 / MOST_RATIO),
         )
     # The planned move begins anew, wherever the rehearsal stood when it was ended.
     return replace(case, profile=profile, standing=None)

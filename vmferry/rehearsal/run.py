@@ -35,7 +35,7 @@ from vmferry.policy.rehearse import Rehearse
 from vmferry.precopy.foresight import Foresight
 from vmferry.precopy.outcome import Outcome
 from vmferry.precopy.sample import Sample
-from vmferry.rehearsal.findings import Findings, foretold, verdict_of
+from vmferry.rehearsal.findings import Findings, foretold, stopped_by_others, verdict_of
 from vmferry.rehearsal.learnt import learn, slowdown_of
 from vmferry.rehearsal.marks import Marks
 from vmferry.rehearsal.request import RehearsalRequest
@@ -67,7 +67,7 @@ class _Work:
     sink: SinkProcess | None = None
     migration: QemuMigration | None = None
     never_stops: bool = False
-    # Somebody paused the VM, other than QEMU for its switchover.
+    # If the VM stopped, it was not QEMU for its switchover.
     paused: bool = False
 
     def hear(self, item: Input) -> None:
@@ -212,7 +212,8 @@ class RehearsalRun:
             # At once: what is looked at first takes a moment in which QEMU would go on.
             with contextlib.suppress(SideError):
                 await work.source.side.cancel()
-                work.paused = (await work.source.side.look()).runstate == "paused"
+                runstate = (await work.source.side.look()).runstate
+                work.paused = stopped_by_others(runstate, work.never_stops)
             return ending
         finally:
             work.recorder.judge(anew=True)

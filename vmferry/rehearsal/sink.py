@@ -137,14 +137,17 @@ def _hang_up(channels: Sequence[socket.socket]) -> None:
 def _obey(sink: Sink) -> None:
     """Take what the owner says, until it is gone."""
     # Not sys.stdin: its lock may not be held by a thread when Python exits.
-    with open(0, "rb", buffering=0, closefd=False) as owner:
-        for line in owner:
-            sink.mark(int(json.loads(line)["sent_pages"]))
-    sink.hang_up()
-    # What the result waits for may hang; the channels must not outlive the owner.
-    last = threading.Timer(_LAST_SECONDS, lambda: os._exit(1))
-    last.daemon = True
-    last.start()
+    try:
+        with open(0, "rb", buffering=0, closefd=False) as owner:
+            for line in owner:
+                sink.mark(int(json.loads(line)["sent_pages"]))
+    finally:
+        # Whatever it said last: an owner that was killed may leave half a word.
+        sink.hang_up()
+        # What the result waits for may hang; the channels must not outlive the owner.
+        last = threading.Timer(_LAST_SECONDS, lambda: os._exit(1))
+        last.daemon = True
+        last.start()
 
 
 def _tell(message: dict[str, object]) -> None:
