@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
 from vmferry.controller import Controller
 from vmferry.hypervisor.simulated import Guest, SimulatedMove
+from vmferry.journal import Journal
 from vmferry.move.recorder import action_json
 from vmferry.policy.base import ActionResult, Input, Limits
 from vmferry.policy.fixed import Fixed
@@ -18,8 +20,10 @@ from vmferry.precopy.profile import DirtyProfile
 from vmferry.precopy.sample import Event, Sample
 from vmferry.precopy.trace import Item, Note, Trace
 from vmferry.precopy.xray import Compression, Delta, HeatMap, Row, XRayResult
-from vmferry.rehearsal.learnt import case_learnt, forecasts, slowdown_of
+from vmferry.rehearsal.learnt import Learnt, case_learnt, forecasts, slowdown_of
 from vmferry.rehearsal.marks import Marks
+from vmferry.rehearsal.request import RehearsalRequest
+from vmferry.rehearsal.run import RehearsalRun
 from vmferry.testguest.settings import PageWriterSettings
 from vmferry.units import MIB
 
@@ -171,3 +175,11 @@ async def test_a_wall_clock_that_is_set_back_leaves_a_profile_that_can_be_read()
     learnt = case_learnt(trace_of(back), None, 0.0)
     assert learnt is not None
     assert DirtyProfile.from_json(learnt.profile.to_json()).watched == 0.0
+
+
+def test_a_bug_in_what_is_learnt_does_not_lose_the_rehearsal(own_folders: Path) -> None:
+    said: list[str] = []
+    with Journal.open() as journal:
+        run = RehearsalRun(RehearsalRequest("web", Limits()), journal, said.append)
+        assert run._learn(Trace({}, ()), {"not": "an X-ray"}, 0.1) == Learnt(0.1)
+    assert "nothing could be learnt, by a bug" in said[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -35,8 +35,9 @@ from vmferry.policy.rehearse import Rehearse
 from vmferry.precopy.foresight import Foresight
 from vmferry.precopy.outcome import Outcome
 from vmferry.precopy.sample import Sample
+from vmferry.precopy.trace import Trace
 from vmferry.rehearsal.findings import Findings, foretold, stopped_by_others, verdict_of
-from vmferry.rehearsal.learnt import learn, slowdown_of
+from vmferry.rehearsal.learnt import Learnt, learn, slowdown_of
 from vmferry.rehearsal.marks import Marks
 from vmferry.rehearsal.request import RehearsalRequest
 from vmferry.rehearsal.sink_process import SinkDied, SinkProcess, SinkSide
@@ -157,7 +158,7 @@ class RehearsalRun:
         verdict = verdict_of(work.policy, ending, stream_end, work.paused)
         slowdown = slowdown_of(work.guest.work().loss_percent, work.cost.run_delay_percent())
         xray = stream_end.xray if stream_end is not None else None
-        learnt = learn(work.recorder.trace, xray, slowdown)
+        learnt = self._learn(work.recorder.trace, xray, slowdown)
         if work.policy.undecided:
             verdict = foretold(verdict, learnt.forecasts)
         if work.recorder.verdict != verdict.answer:
@@ -178,6 +179,14 @@ class RehearsalRun:
         except JournalError as error:
             self._say(f"the outcome could not be recorded: {error.message}")
         return outcome
+
+    def _learn(self, trace: Trace, xray: Mapping[str, Any] | None, slowdown: float) -> Learnt:
+        """What it teaches. Whatever is wrong with that, the rehearsal is settled, and told so."""
+        try:
+            return learn(trace, xray, slowdown)
+        except Exception as error:
+            self._say(f"nothing could be learnt, by a bug: {type(error).__name__}: {error}")
+            return Learnt(slowdown)
 
     def _say(self, message: str) -> None:
         self._tell(json.dumps({"message": message}))

@@ -41,7 +41,8 @@ def headline(result: XRayResult) -> str:
             " tell where QEMU's passes begin."
         )
     if result.late_marks:
-        text += f" {result.late_marks} rows begin later than their passes did."
+        rows = "row begins" if result.late_marks == 1 else "rows begin"
+        text += f" {result.late_marks} {rows} later than the passes did."
     return text
 
 
