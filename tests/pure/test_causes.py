@@ -51,6 +51,14 @@ def test_a_cap_that_the_trace_tells() -> None:
     assert cause(found, "working-set").share is None
 
 
+def test_the_cap_that_libvirt_sets_for_none_is_none() -> None:
+    slow = record(BUSY, SECONDS, cap=0, uncapped=25)
+    unlimited = Note(0.0, "parameters", {"max-bandwidth": (2**43 - 1) * MIB})
+    found = explain(Trace({}, (unlimited, *slow.items[1:])))
+    assert "with no cap in the way" in text(cause(found, "slow-path"))
+    assert found == explain(slow)
+
+
 def test_a_cap_that_only_shows_as_a_flat_speed() -> None:
     found = explain(record(BUSY, SECONDS, cap=25, told=False))
     told = text(cause(found, "bandwidth-cap"))

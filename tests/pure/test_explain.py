@@ -110,6 +110,29 @@ def test_a_migration_that_was_ended(status: str, error: str | None, opening: str
     assert found.reasons[0].startswith("It would not have converged: ")
 
 
+@pytest.mark.parametrize("is_over", [True, False])
+def test_post_copy_ended_what_would_not_have_converged(is_over: bool) -> None:
+    items = recording(NEVER).items
+    last = [item for item in items if isinstance(item, Sample)][-1]
+    fetching = [
+        replace(
+            last,
+            t=last.t + 0.2 * i,
+            status="postcopy-active",
+            sync_count=last.sync_count + 1,
+            remaining=last.remaining // i,
+            normal_pages=last.normal_pages + (last.remaining - last.remaining // i) // 4096,
+        )
+        for i in range(1, 8)
+    ]
+    end = replace(fetching[-1], t=last.t + 2, status="completed", total_time_ms=40000)
+    found = explain(Trace({}, (*items, *fetching, *([end] if is_over else []))))
+    assert "Post-copy ended the passes at about second 38.4" in told(found)
+    assert "near the edge" not in told(found)
+    wanted = "Without post-copy it would not" if is_over else "It would not have converged: "
+    assert wanted in told(found)
+
+
 @pytest.mark.parametrize("name", [CONVERGES, AUTO, NEVER])
 @pytest.mark.parametrize("part", [0.01, 0.1, 0.3, 0.5, 0.62, 0.7, 0.8, 0.9, 0.97])
 def test_any_beginning_of_a_recording_is_explained(name: str, part: float) -> None:

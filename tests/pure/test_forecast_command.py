@@ -371,3 +371,11 @@ def test_a_mark_before_the_first_letter_is_passed_over(tmp_path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbf" + Path(CONVERGES).read_bytes())
     assert run("forecast", "--trace", str(path)) == 0
     assert run("explain", str(path)) == 0
+
+
+def test_a_trace_with_a_line_separator_in_a_text_is_read(tmp_path: Path) -> None:
+    header = '{"vmferry": {"format": 1, "vm": "a\u2028b\u0085"}}'
+    file = tmp_path / "trace.jsonl"
+    file.write_text("\n".join([header, *trace_lines(CONVERGES)]) + "\n", "utf-8")
+    assert run("forecast", "--trace", str(file)) == 0
+    assert run("explain", str(file)) == 0

@@ -109,6 +109,14 @@ def test_zero_pages_among_others_cost_a_limited_sender_nothing() -> None:
     assert found.total_ms.p50 == pytest.approx(figures(CONVERGES).total_time_ms, rel=0.03)
 
 
+def test_what_auto_converge_ended_is_forecast_from_its_begin_without_a_throttle() -> None:
+    name = "pg-16t-auto-converge-1.jsonl"
+    whole = case_of(trace(name))
+    assert whole.standing is None and whole.setting.throttle == 0 and whole.setting.auto_converge
+    total = forecast_many([whole])[0].total_ms
+    assert total is not None and total.p10 < figures(name).total_time_ms < total.p90
+
+
 def test_limits_in_the_header_and_in_notes_come_first() -> None:
     short = cut(trace(CONVERGES), 3)
     header = {"limits": {"bandwidth": 64 * MIB, "downtime_limit_ms": 700}}

@@ -19,7 +19,7 @@ from vmferry.precopy.plan_words import (
 )
 from vmferry.precopy.profile import CurvePoint, DirtyProfile
 from vmferry.precopy.quantiles import Quantiles
-from vmferry.units import GIB, MIB, format_size
+from vmferry.units import GIB, MIB, format_duration, format_size
 
 EASY = Wishes(max_downtime_ms=300)
 
@@ -163,6 +163,14 @@ def test_a_throttle_is_taken_only_where_bandwidth_does_not_help() -> None:
     assert free is not None and free.setting.throttle == 0
 
 
+def test_auto_converge_is_a_throttle_that_has_to_be_allowed() -> None:
+    planned = case(60, Setting(64 * MIB, auto_converge=True))
+    best = recommend(planned, Wishes(max_downtime_ms=300))
+    assert best is not None and not best.setting.auto_converge and not best.setting.throttle
+    plan = make_plan(planned, Wishes(max_downtime_ms=300))
+    assert "auto-converge may throttle it by up to 99 %" in recommended_words(plan, EASY)
+
+
 def test_post_copy_is_the_last_resort() -> None:
     planned = case(5000, Setting(64 * MIB))
     assert recommend(planned, Wishes(max_downtime_ms=300)) is None
@@ -269,6 +277,11 @@ def test_a_bandwidth_that_nobody_saw_is_marked() -> None:
 )
 def test_an_interval_has_its_unit_once(low: float, high: float, expected: str) -> None:
     assert interval(Quantiles(low, (low + high) / 2, high), format_size) == expected
+
+
+def test_seconds_are_not_taken_for_minutes() -> None:
+    shown = interval(Quantiles(50.0, 100.0, 245.0), format_duration)
+    assert shown == "50.0 s to 4 min 05 s"
 
 
 def test_an_interval_of_nothing() -> None:

@@ -126,6 +126,24 @@ def test_where_no_cap_holds_it_the_link_has_to_be_faster() -> None:
     assert "a link, and ends, that carry" in describe_remedies(slow, remedies)[1]
 
 
+def test_a_cap_that_does_not_hold_it_is_not_proposed_as_a_change() -> None:
+    speed = Quantiles.exact(40 * MIB)
+    slow = replace(BUSY, link=Link(speed, speed))
+    for cap in (50, 1000):
+        below = replace(slow, setting=Setting(cap * MIB, 300))
+        words = describe_remedies(below, remedies_of(below))[1]
+        assert "a link, and ends, that carry" in words
+        assert ("cap no lower than that instead of 50.0 MiB/s" in words) is (cap == 50)
+
+
+def test_a_cap_that_the_link_does_not_carry_is_not_enough_alone() -> None:
+    speed = Quantiles.exact(45 * MIB)
+    narrow = replace(BUSY, link=Link(speed, speed))
+    words = describe_remedies(narrow, remedies_of(narrow))[1]
+    assert "they are thought to carry 45.0 MiB/s at most" in words
+    assert "at most" not in describe_remedies(BUSY, remedies_of(BUSY))[1]
+
+
 LOADS = {
     "uniform": (writer(32, 64), 35.0),
     "hot": (writer(32, 64, hot_writes=90, hot_pages=25), 21.0),

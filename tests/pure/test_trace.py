@@ -73,6 +73,14 @@ def test_all_kinds_of_line_read_back() -> None:
             '{"t": 1, "event": {"event": "MIGRATION_PASS", "data": {"pass": "a"}}}',
             "'data.pass' must be a number",
         ),
+        ('{"t": 1790000000, "query-migrate": {}}', "'t' must be seconds since migrate was issued"),
+        ('{"t": 1, "query-migrate": {"error-desc": 5}}', "'error-desc' must be a text, not 5"),
+        ('{"t": 1, "query-migrate": {"cpu-throttle-percentage": 250}}', "a number from 0 to 99"),
+        ('{"t": 1, "query-migrate": {"ram": {"dirty-sync-count": 1e18}}}', "from 0 to 1000000"),
+        ('{"t": 1, "query-migrate": {"ram": {"page-size": 1e300}}}', "'ram.page-size' must be"),
+        ('{"t": 1, "parameters": {"max-bandwidth": "100M"}}', "'parameters.max-bandwidth' must be"),
+        ('{"t": 1, "parameters": {"downtime-limit": 1e999}}', "'parameters.downtime-limit' must"),
+        ('{"t": 1, "action": {"bytes_per_second": "x"}}', "'action.bytes_per_second' must be"),
         ('{"vmferry": {}}', "the header belongs on the first line"),
         ("[" * 100_000, "nested too deeply"),
     ],
@@ -87,7 +95,11 @@ def test_a_malformed_line_is_named(line: str, what: str) -> None:
 
 @pytest.mark.parametrize(
     ("header", "what"),
-    [('{"vmferry": 3}', "'vmferry' must be an object"), ('{"vmferry": {"format": 2}}', "format 2")],
+    [
+        ('{"vmferry": 3}', "'vmferry' must be an object"),
+        ('{"vmferry": {"format": 2}}', "format 2"),
+        ('{"vmferry": {"limits": {"bandwidth": 1e999}}}', "'limits.bandwidth' must be a number"),
+    ],
 )
 def test_a_wrong_header_is_refused(header: str, what: str) -> None:
     with pytest.raises(TraceError, match=what):

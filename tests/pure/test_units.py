@@ -42,6 +42,13 @@ def test_rates(text: str, rate: int) -> None:
     assert parse_rate(text) == rate
 
 
+@pytest.mark.parametrize("text", ["1Gb/s", "100Mb/s", "100mb/s", "1Gb"])
+def test_a_rate_that_may_be_bits_or_bytes_is_refused(text: str) -> None:
+    with pytest.raises(UnitError, match="bits or bytes"):
+        parse_rate(text)
+    assert parse_rate(text.replace("b", "B")) > 0
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"), [("300ms", 0.3), ("10", 10.0), ("2min", 120.0), ("1h", 3600.0)]
 )

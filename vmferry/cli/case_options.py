@@ -176,7 +176,8 @@ def _of_trace(path: Path, asked: Asked) -> Measured:
     from vmferry.precopy.speeds import look_at
     from vmferry.precopy.trace import read_trace
 
-    trace = read_trace(_text(path, "--trace").splitlines(), str(path))
+    # Not by splitlines(): to it a text inside the JSON may hold line ends too.
+    trace = read_trace(_text(path, "--trace").split("\n"), str(path))
     if asked.after_pass is not None:
         trace = cut(trace, asked.after_pass)
     case = case_of(trace, name=str(path))

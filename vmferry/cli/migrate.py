@@ -71,7 +71,12 @@ def migrate(
     ] = None,
     downtime: Annotated[
         float,
-        typer.Option(parser=duration, metavar="TIME", help="The VM may stand still this long."),
+        typer.Option(
+            parser=duration,
+            metavar="TIME",
+            help="QEMU's downtime limit: sending what is left may take this long, at the passes'"
+            " speed.",
+        ),
     ] = "300ms",  # type: ignore[assignment]
     deadline: Annotated[
         float | None,

@@ -10,6 +10,9 @@ from vmferry.precopy.quantiles import Quantiles
 # Of an idle guest's move on one host; docs/forecast.md.
 FIXED_DOWNTIME = Quantiles(0.010, 0.015, 0.030)
 
+# A cap beyond this holds nothing: libvirt sets 8 EiB/s where there shall be none.
+MOST_BANDWIDTH = 2**40
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:

@@ -17,7 +17,7 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from vmferry.errors import UsageError
-from vmferry.precopy.case import Case, Link, Setting, speed_of
+from vmferry.precopy.case import MOST_BANDWIDTH, Case, Link, Setting, speed_of
 from vmferry.precopy.convergence import quantile
 from vmferry.precopy.draws import Z90
 from vmferry.precopy.forecast_map import WINDOW_SECONDS
@@ -76,6 +76,8 @@ def case_of(trace: Trace, source: Source = "trace", name: str = "the trace") -> 
     """
     seen = Watch()
     for item in trace.items:
+        if isinstance(item, Sample) and item.post_copy:
+            break  # no pass follows, and nothing is dirtied at the source
         seen.receive(item)
     tracker, last = seen.tracker, seen.last
     current = None if tracker.ended else tracker.current
@@ -87,6 +89,9 @@ def case_of(trace: Trace, source: Source = "trace", name: str = "the trace") -> 
         )
     shown = look_at(trace.items)
     setting, link = _setting(trace, seen, shown)
+    if current is None and setting.auto_converge:
+        # It is forecast from the begin, where QEMU had not throttled it yet.
+        setting = replace(setting, throttle=seen.throttles.get(1, 0.0))
     if source == "trace":
         setting, profile = _with_savings(setting, profile, tracker.passes)
     host = shown.host
@@ -268,6 +273,7 @@ def _setting(trace: Trace, seen: Watch, shown: Seen) -> tuple[Setting, Link]:
         limits.get("downtime_limit_ms"), seen.parameters.get("downtime-limit"), seen.limit_ms
     )
     cap = _positive(limits.get("bandwidth"), seen.parameters.get("max-bandwidth"))
+    cap = cap if cap is not None and cap <= MOST_BANDWIDTH else None
     told = "bandwidth" in limits or "max-bandwidth" in seen.parameters
     link = shown.link if told and (shown.free or shown.capped) else None
     if link is None:

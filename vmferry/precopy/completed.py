@@ -38,12 +38,38 @@ def describe_completed(evidence: Evidence) -> tuple[tuple[str, ...], list[str]]:
     lines = [_first_pass(evidence, passes[0])]
     if len(passes) > 1:
         lines.append(_later_passes(evidence, passes[1:]))
+    lines += post_copy_words(evidence)
     lines += _switchover(evidence)
     if evidence.most_throttle > 0:
         lines.append(_throttle(evidence))
-    if evidence.case is not None and not evidence.hovers:
+    if evidence.post_copy_at is not None:
+        lines += _without_post_copy(evidence)
+    elif evidence.case is not None and not evidence.hovers:
         lines += _edge(evidence, evidence.case)
     return opening, lines
+
+
+def post_copy_words(evidence: Evidence) -> list[str]:
+    """That the passes were ended by decree, and when."""
+    at = evidence.post_copy_at
+    if at is None:
+        return []
+    return [
+        f"Post-copy ended the passes at about second {at:.1f}: from then on the VM ran at the"
+        " destination, which fetched what had not come yet."
+    ]
+
+
+def _without_post_copy(evidence: Evidence) -> list[str]:
+    """Whether the passes would have ended by themselves."""
+    if evidence.case is None or evidence.hovers:
+        return []
+    odds = p_converge([evidence.case])[0]
+    if odds <= 1 - _NEAR:
+        return ["Without post-copy it would not have converged: that is what made it end."]
+    if odds >= _NEAR:
+        return ["By its passes it would have converged without post-copy, later."]
+    return ["Whether it would have converged without post-copy is uncertain."]
 
 
 def _share(seconds: float, evidence: Evidence) -> str:

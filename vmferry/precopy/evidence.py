@@ -121,6 +121,11 @@ class Evidence:
         return any("max-bandwidth" in value for value in _parameters(self.trace.items))
 
     @property
+    def post_copy_at(self) -> float | None:
+        """When post-copy was first seen to have ended the passes, in seconds; None: it did not."""
+        return next((one.t for one in self.samples if one.post_copy), None)
+
+    @property
     def most_throttle(self) -> int:
         """The most that the guest was throttled by, in per cent."""
         return max(one.throttle for one in self.samples)
@@ -211,7 +216,7 @@ def _passes_of(trace: Trace) -> Trace:
     """The recording without what followed the passes: it tells nothing of how they would go on."""
     items: list[Item] = []
     for item in trace.items:
-        if isinstance(item, Sample) and item.status in _STANDING:
+        if isinstance(item, Sample) and (item.status in _STANDING or item.post_copy):
             break
         items.append(item)
     return replace(trace, items=tuple(items))

@@ -19,7 +19,7 @@ from vmferry.precopy.causes import (
     hovering_words,
     speed_cause,
 )
-from vmferry.precopy.completed import describe_completed
+from vmferry.precopy.completed import describe_completed, post_copy_words
 from vmferry.precopy.evidence import Evidence, evidence_of
 from vmferry.precopy.forecast import Forecast, Remedy, forecast_many
 from vmferry.precopy.remedies import describe_remedies, remedies_of
@@ -88,7 +88,7 @@ def explain(trace: Trace, migration_cpu_seconds: float | None = None) -> Explana
         busy = min(migration_cpu_seconds / evidence.seconds, 1.0)
     if evidence.status == "completed":
         return _completed(evidence, busy)
-    opening = (_opening(evidence),)
+    opening = (_opening(evidence), *post_copy_words(evidence))
     case = evidence.case
     if case is None:
         return Explanation("unknown", opening, _in_pass_1(evidence))
@@ -103,7 +103,7 @@ def explain(trace: Trace, migration_cpu_seconds: float | None = None) -> Explana
 
 
 def _converging_words(evidence: Evidence, forecast: Forecast) -> str:
-    ended = evidence.status in _ENDED
+    ended = _is_over(evidence)
     it = "the move" if _is_rehearsal(evidence) else "it"
     if forecast.verdict == "uncertain":
         odds = f"the odds {'were' if ended else 'are'} {format_share(forecast.p_converge)}"
@@ -114,6 +114,11 @@ def _converging_words(evidence: Evidence, forecast: Forecast) -> str:
     told = "It would have converged" if ended else "It will converge"
     rest = seconds - evidence.seconds
     return f"{told} {'in about another ' + format_duration(rest) if rest >= 0.1 else 'at once'}."
+
+
+def _is_over(evidence: Evidence) -> bool:
+    """Whether its passes are."""
+    return evidence.status in _ENDED or evidence.post_copy_at is not None
 
 
 def _is_rehearsal(evidence: Evidence) -> bool:
@@ -127,7 +132,7 @@ def _not_converging(
     assert case is not None
     remedies = remedies_of(case, hover.dirty if hover is not None else None)
     causes = causes_of(evidence, case, remedies, busy)
-    ended = evidence.status in _ENDED
+    ended = _is_over(evidence)
     went = "It would not have converged: " if ended else "It will not converge as it goes: "
     if _is_rehearsal(evidence):
         went = "The move would not converge: "
@@ -169,6 +174,8 @@ def _completed(evidence: Evidence, busy: float | None) -> Explanation:
 def _end_of(evidence: Evidence) -> str:
     if evidence.most_throttle > 0:
         return "The throttle then slowed the guest until it did."
+    if evidence.post_copy_at is not None:
+        return "Post-copy then ended the passes."
     return (
         "It ended only as the guest then wrote less, or because of a change from outside: under"
         " that load, it would have gone on."

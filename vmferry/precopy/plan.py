@@ -9,6 +9,7 @@ from math import log2
 
 from vmferry.precopy.case import Case, Setting
 from vmferry.precopy.forecast import Forecast, forecast_many
+from vmferry.precopy.remedies import MOST_THROTTLE
 from vmferry.units import KIB, MIB
 
 LIMITS_MS = (100, 300, 500, 1000, 2000)
@@ -42,10 +43,15 @@ class Wishes:
         if forecast.p_converge < SURE or total is None or downtime is None:
             return False
         in_time = self.deadline is None or total.p90 <= self.deadline * 1000
-        allowed = setting.throttle <= self.max_throttle and (
+        allowed = throttled_by(setting) <= self.max_throttle and (
             self.post_copy or not setting.post_copy
         )
         return in_time and allowed and downtime.p90 <= self.max_downtime_ms
+
+
+def throttled_by(setting: Setting) -> float:
+    """The most that the VM may be slowed by, in per cent: auto-converge goes as far as it takes."""
+    return MOST_THROTTLE if setting.auto_converge else setting.throttle
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +187,7 @@ def _cost(row: Row, base: Setting) -> tuple[float, ...]:
     time = total.p50 if total is not None else float("inf")
     return (
         setting.post_copy,
-        setting.throttle,
+        throttled_by(setting),
         more > 1,
         bool(setting.compress) + setting.xbzrle,
         changed,
@@ -213,7 +219,7 @@ def _enough(rows: Sequence[Row], wishes: Wishes) -> Iterable[Wishes]:
         elif wider.deadline != wishes.deadline:
             yield replace(wishes, deadline=min(map(_total, good)) / 1000)
         elif wider.max_throttle != wishes.max_throttle:
-            yield replace(wishes, max_throttle=min(row.setting.throttle for row in good))
+            yield replace(wishes, max_throttle=min(throttled_by(row.setting) for row in good))
         else:
             yield wider
 

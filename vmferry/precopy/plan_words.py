@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from vmferry.precopy.case import Setting
 from vmferry.precopy.forecast_words import odds
-from vmferry.precopy.plan import Plan, Row, Wishes, more_bandwidth
+from vmferry.precopy.plan import Plan, Row, Wishes, more_bandwidth, throttled_by
 from vmferry.precopy.quantiles import Quantiles
 from vmferry.units import format_duration, format_rate, format_size
 
@@ -133,7 +133,7 @@ def _reason(best: Setting, asked: Setting) -> str:
         )
     if (best.compress, best.xbzrle) != (asked.compress, asked.xbzrle):
         return "without it only more bandwidth, throttle or post-copy would"
-    return "it needs no more bandwidth, no compression, no throttle and no post-copy"
+    return "it needs no more bandwidth, throttle or compression, and no post-copy"
 
 
 def _wrong_with(asked: Row, wishes: Wishes) -> str:
@@ -147,6 +147,8 @@ def _wrong_with(asked: Row, wishes: Wishes) -> str:
             return f"the VM may stand still for {_milliseconds(downtime.p90)}"
         if wishes.deadline is not None and total.p90 > wishes.deadline * 1000:
             return f"it may take {_milliseconds(total.p90)}"
+        if setting.auto_converge and throttled_by(setting) > wishes.max_throttle:
+            return f"auto-converge may throttle it by up to {throttled_by(setting):.0f} %"
         if setting.throttle > wishes.max_throttle:
             return f"it is throttled by {setting.throttle:.0f} %"
         if setting.post_copy and not wishes.post_copy:
@@ -193,8 +195,8 @@ def interval(value: Quantiles | None, shown: Callable[[float], str]) -> str:
     low, high = shown(value.p10), shown(value.p90)
     if low == high:
         return low
-    number, _, unit = low.partition(" ")
-    return f"{number if high.endswith(f' {unit}') and ' ' not in unit else low} to {high}"
+    (number, _, unit), (_, _, last) = low.partition(" "), high.partition(" ")
+    return f"{number if unit == last and ' ' not in unit else low} to {high}"
 
 
 def _milliseconds(value: float) -> str:

@@ -114,7 +114,7 @@ def _changes(case: Case, seen: _Seen | None) -> list[_Change]:
         all_of_it = seen.all_of_it
 
     def with_bandwidth(value: float) -> Case:
-        if setting.bandwidth and setting.bandwidth <= case.link.speed.p50:
+        if _held_by_cap(case):
             fast = Link(Quantiles.exact(2 * value), Quantiles.exact(2 * value))
             return replace(case, setting=replace(setting, bandwidth=round(value)), link=fast)
         # No cap holds it: it is the link, or what is at its ends, that has to be faster.
@@ -151,6 +151,11 @@ def _changes(case: Case, seen: _Seen | None) -> list[_Change]:
     if setting.throttle < MOST_THROTTLE:
         changes.append(_Change("throttle", setting.throttle, MOST_THROTTLE, with_throttle))
     return changes
+
+
+def _held_by_cap(case: Case) -> bool:
+    """Whether it is the cap that holds the passes, and not the link or what is at its ends."""
+    return 0 < case.setting.bandwidth <= case.link.speed.p50
 
 
 def _least(change: _Change) -> float | None:
@@ -208,8 +213,7 @@ def _words(case: Case, remedy: Remedy) -> str:
     before, after, total = remedy.before, remedy.after, remedy.forecast.total_ms
     took = f"; it would take about {format_duration(total.p50 / 1000)}" if total else ""
     if remedy.change == "bandwidth":
-        what = "a bandwidth cap of" if case.setting.bandwidth else "a link, and ends, that carry"
-        return f"{what} {format_rate(float(after))} ({_times(after, before)}){took}"
+        return f"{_bandwidth(case, float(after), float(before))}{took}"
     if remedy.change == "downtime":
         limit = format_duration(float(after) / 1000)
         return f"a downtime limit of {limit} ({_times(after, before)}){took}"
@@ -220,6 +224,21 @@ def _words(case: Case, remedy: Remedy) -> str:
     return (
         "post-copy: the VM moves after pass 1 whatever it writes, and then waits for each page that"
         " has not come yet; should the network break meanwhile, it is lost"
+    )
+
+
+def _bandwidth(case: Case, after: float, before: float) -> str:
+    """A higher cap is enough only over a link that carries it."""
+    rate = f"{format_rate(after)} ({_times(after, before)})"
+    most, cap = case.link.speed.p90, case.setting.bandwidth
+    if not _held_by_cap(case):
+        lift = f", with a bandwidth cap no lower than that instead of {format_rate(cap)}"
+        return f"a link, and ends, that carry {rate}{lift if 0 < cap < after else ''}"
+    if after <= most:
+        return f"a bandwidth cap of {rate}"
+    return (
+        f"a bandwidth cap of {rate}, with a link, and ends, that carry it: they are thought to"
+        f" carry {format_rate(most)} at most"
     )
 
 

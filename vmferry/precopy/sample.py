@@ -41,6 +41,11 @@ class Sample:
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
+    def post_copy(self) -> bool:
+        """Whether the VM runs at the destination already, and fetches what has not come yet."""
+        return self.status.startswith("postcopy")
+
+    @property
     def sent_pages(self) -> int:
         """Pages sent so far, zero pages among them."""
         return self.normal_pages + self.zero_pages

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from vmferry.precopy.case import Host, Link
+from vmferry.precopy.case import MOST_BANDWIDTH, Host, Link
 from vmferry.precopy.quantiles import Quantiles
 from vmferry.precopy.sample import Event, Sample
 from vmferry.precopy.trace import Item, Note
@@ -234,7 +234,9 @@ def _cap_after(note: Note, cap: int) -> int:
         now = value.get("max-bandwidth")
     elif isinstance(value, dict) and note.kind == "action" and note.result == "ok":
         now = value.get("bytes_per_second")
-    return now if isinstance(now, int) else cap
+    if not isinstance(now, int):
+        return cap
+    return now if now <= MOST_BANDWIDTH else 0
 
 
 def _ending(last: Sample, events: dict[str, float]) -> Seen:

@@ -147,7 +147,7 @@ class Gap:
         for n in range(self.before.sync_count + 1, self.n + 1):
             t = known.get(n)
             if t is None:
-                later = next(m for m in range(n + 1, self.n + 1) if m in known)
+                later = min(m for m in known if n < m <= self.n)
                 t = since + (known[later] - since) / (later - n + 1)
             times.append((n, t))
             since = t

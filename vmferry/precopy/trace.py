@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -42,6 +42,19 @@ _COUNTERS = (
     "postcopy-bytes",
 )
 _TIMES = ("total-time", "downtime", "expected-downtime", "setup-time", "cpu-throttle-percentage")
+# What is read of parameters, of the limits in the header, and of actions.
+_PARAMETERS = ("max-bandwidth", "downtime-limit", "max-cpu-throttle")
+_LIMITS = ("bandwidth", "downtime_limit_ms")
+_CHANGES = ("bytes_per_second", "milliseconds")
+# Figures beyond these are mistakes, and would overflow or take for ever. QEMU counts in 64 bits.
+_MOST_SECONDS, _MOST_COUNT = 1e8, 2**64
+_MOST = {
+    "page-size": 2**30,
+    "dirty-sync-count": 10**6,
+    "pass": 10**6,
+    "cpu-throttle-percentage": 99,
+    "max-cpu-throttle": 99,
+}
 
 
 class TraceError(UsageError):
@@ -158,6 +171,7 @@ def _header(line: Mapping[str, Any]) -> Mapping[str, Any]:
     version = header.get("format", FORMAT)
     if version != FORMAT:
         raise _Wrong(f"format {version} is not known; this vmferry reads format {FORMAT}")
+    _check_settings(header.get("limits"), _LIMITS, "limits.")
     return header
 
 
@@ -171,11 +185,17 @@ def _item(line: Mapping[str, Any]) -> Item:
     t = line["t"]
     if isinstance(t, bool) or not isinstance(t, int | float) or not _finite(t):
         raise _Wrong(f"'t' must be a number of seconds, not {_named(t)}")
+    if abs(t) > _MOST_SECONDS:
+        raise _Wrong(f"'t' must be seconds since migrate was issued, no time of day: it is {t:g}")
     kind, value = kinds[0], line[kinds[0]]
     if kind == "query-migrate":
         return _sample(float(t), value)
     if kind == "event":
         return _event(float(t), value, line.get("side", "source"))
+    if kind == "parameters":
+        _check_settings(value, _PARAMETERS, "parameters.")
+    elif kind == "action":
+        _check_settings(value, _CHANGES, "action.")
     for known in get_args(Kind):
         if kind == known:
             return Note(float(t), known, value, line.get("result"))
@@ -187,6 +207,8 @@ def _sample(t: float, reply: Any) -> Sample:
         raise _Wrong(f"'query-migrate' must be an object, not {_named(reply)}")
     if "status" in reply and not isinstance(reply["status"], str):
         raise _Wrong(f"'status' must be a text, not {_named(reply['status'])}")
+    if "error-desc" in reply and not isinstance(reply["error-desc"], str):
+        raise _Wrong(f"'error-desc' must be a text, not {_named(reply['error-desc'])}")
     ram = reply.get("ram", {})
     if not isinstance(ram, dict):
         raise _Wrong(f"'ram' must be an object, not {_named(ram)}")
@@ -214,11 +236,18 @@ def _event(t: float, event: Any, side: Any) -> Event:
     return Event(t, event["event"], data, side)
 
 
+def _check_settings(values: Any, keys: Sequence[str], where: str) -> None:
+    """Those of `keys` that are there and not null; others are nobody's concern here."""
+    for key in keys if isinstance(values, Mapping) else ():
+        if values.get(key) is not None:
+            _check_count(values, key, where)
+
+
 def _check_count(values: Mapping[str, Any], key: str, where: str) -> None:
-    value = values.get(key, 0)
+    value, most = values.get(key, 0), _MOST.get(key, _MOST_COUNT)
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not _finite(value) or value < 0:
-        raise _Wrong(f"'{where}{key}' must be a number from 0 on, not {_named(value)}")
+    if not number or not 0 <= value <= most:
+        raise _Wrong(f"'{where}{key}' must be a number from 0 to {most}, not {_named(value)}")
 
 
 def _finite(value: float) -> bool:
