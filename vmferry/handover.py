@@ -90,6 +90,9 @@ STOPPED_BY_MIGRATION = frozenset({"finish-migrate", "postmigrate"})
 
 WAITING_FOR_CONT = frozenset({"paused", "prelaunch"})
 
+# Of a destination that answers: not a byte has reached it. One that is being sent to is `active`.
+NOT_REACHED = frozenset({"none", "setup"})
+
 UNDER_WAY = frozenset({"setup", "active", "pre-switchover", "device", "wait-unplug", "colo"})
 
 
@@ -127,6 +130,8 @@ def why_back(facts: Facts) -> str:
         return f"the source's migration ended as {source.migration or 'unknown'}"
     if not facts.blind and not destination.answers:
         return "the destination does not answer"
+    if not facts.blind and destination.migration in NOT_REACHED:
+        return "nothing was sent to this destination; was the VM sent to another one?"
     return f"the switchover stands still, with the source's migration {source.migration}"
 
 
@@ -151,6 +156,9 @@ def _after_the_end(facts: Facts) -> Move | Settled:
 def _forward(facts: Facts) -> Move | Settled:
     source, destination = facts.source, facts.destination
     if source.migration == "pre-switchover":
+        if destination.migration in NOT_REACHED:
+            # What the source sends goes to another QEMU, which may start with the VM by itself.
+            return _wait(facts)
         if facts.step is not Step.INTENT:
             return Move.RECORD_INTENT
         return Move.GIVE_UP_WAITING if facts.waited_out else Move.PROCEED
@@ -179,10 +187,7 @@ def _back(facts: Facts) -> Move | Settled:
     # A running VM says `completed` too, where it has come here by an earlier move.
     handed_over = source.migration == "completed" and source.runstate in STOPPED_BY_MIGRATION
     if facts.blind and handed_over:
-        return Settled(
-            "destination",
-            "the source has handed the VM over; the destination cannot be seen from here",
-        )
+        return Move.RECORD_SOURCE_DEAD  # too late to turn back: the destination may run
     if source.runstate in STOPPED_BY_MIGRATION and facts.ran_before:
         return Move.RESUME_SOURCE
     return Move.RECORD_UNDONE
@@ -195,6 +200,9 @@ def _without_source(facts: Facts) -> Move | Settled:
         return Move.RECORD_SOURCE_DEAD
     if destination.dead:
         return Settled("nowhere", "the source and the destination have both ended")
+    if facts.blind and facts.step is Step.BEGUN:
+        # It stops before the rest and was never let go on: no destination can have all of the VM.
+        return Settled("nowhere", "the source ended before it had handed the VM over")
     if facts.blind:
         return Settled(
             "unknown",

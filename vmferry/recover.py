@@ -37,7 +37,7 @@ async def recover_run(journal: Journal, run: Run, clock: Clock) -> Outcome:
         parties = Parties.from_json(run.parties)
         source = parties.source.side(recovering=True)
         destination = _destination(run, parties)
-        ledger = RunLedger(journal, run.id, parties)
+        ledger = RunLedger(journal, run.id, parties, run.steps)
         seen = destination if isinstance(destination, QemuSide) else None
         try:
             settled = await settle(
@@ -52,7 +52,8 @@ async def recover_run(journal: Journal, run: Run, clock: Clock) -> Outcome:
             await source.close()
             if seen is not None:
                 await seen.close()
-        if parties.source.ours:
+        if parties.source.ours and settled.final:
+            # Before the end is final, either side may be the one that has the VM.
             end_orphans(parties.vm)
         outcome = _outcome(journal, run, settled, problems)
         journal.finish(run.id, outcome.to_json())

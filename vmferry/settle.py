@@ -138,6 +138,8 @@ async def settle(
             if move in (Move.RECORD_DONE, Move.RECORD_UNDONE):
                 place: Place = "destination" if move is Move.RECORD_DONE else "source"
                 return Settled(place, error.message, final=False)
+            if move is Move.RECORD_SOURCE_DEAD and sides.destination is None:
+                return Settled("destination", error.message, final=False)
             if source.dead:
                 return _unrecorded(error.message)
             goal, because = Goal.BACK, error.message

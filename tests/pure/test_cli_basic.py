@@ -102,6 +102,21 @@ def test_wrong_use_is_status_2_in_words(capsys: Captured, arguments: list[str]) 
     assert printable(shown.err) == shown.err
 
 
+def test_a_path_that_leads_nowhere_is_wrong_use(capsys: Captured, tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    to = ("--to", "unix:/nonexistent")
+    for arguments in (
+        ["status", f"qmp:{loop}"],
+        ["recover", f"qmp:{loop}"],
+        ["migrate", f"qmp:{loop}", *to],
+        ["migrate", "web", *to, "--to-qmp", str(loop)],
+        ["migrate", "web", *to, "--to-qmp", "/" + 300 * "x"],
+    ):
+        assert main.run_command(arguments) == 2, arguments
+        assert "bug" not in capsys.readouterr().err
+
+
 def test_wrong_use_of_a_command_is_told_in_its_own_words(capsys: Captured) -> None:
     assert main.run_command(["migrate", "web", "--to", "local", "--profile", "modern"]) == 2
     assert capsys.readouterr().err == (

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
-from vmferry.handover import Facts, Goal, Move, Settled, Step, next_move
+from vmferry.handover import Facts, Goal, Move, Settled, Step, next_move, why_back
 from vmferry.hypervisor.base import DEAD, Process, SideView
 
 SILENT = (SideView(Process.ALIVE), SideView(Process.UNKNOWN))
@@ -32,7 +33,7 @@ DESTINATIONS = (
     *(
         SideView(Process.ALIVE, runstate, migration)
         for runstate in ("running", "paused", "prelaunch", "inmigrate", "shutdown")
-        for migration in ("none", "active", "completed", "failed")
+        for migration in ("none", "setup", "active", "completed", "failed")
     ),
 )
 YES_NO = (True, False)
@@ -62,9 +63,10 @@ def allowed(facts: Facts, goal: Goal, move: Move) -> bool:
         case Move.CANCEL:
             return undecided and goal is Goal.BACK and source.answers
         case Move.RECORD_INTENT:
-            return step is Step.BEGUN and goal is Goal.FORWARD
+            return step is Step.BEGUN and goal is Goal.FORWARD and _may_be_sent_to(destination)
         case Move.PROCEED:
-            return step is Step.INTENT and goal is Goal.FORWARD and not destination.running
+            onward = step is Step.INTENT and goal is Goal.FORWARD
+            return onward and not destination.running and _may_be_sent_to(destination)
         case Move.RECORD_SOURCE_DEAD:
             handed_over = source.dead or source.migration == "completed"
             return undecided and handed_over and (destination.loaded or facts.blind)
@@ -87,6 +89,11 @@ def allowed(facts: Facts, goal: Goal, move: Move) -> bool:
         case Move.RECORD_UNDONE:
             alone = destination.dead or facts.blind
             return alone and source.answers and step not in (Step.DONE, Step.UNDONE)
+
+
+def _may_be_sent_to(destination: SideView) -> bool:
+    """Not one that says that nothing has come: then it is another one that has been sent to."""
+    return not destination.answers or destination.migration not in ("none", "setup")
 
 
 def test_a_vm_that_came_by_an_earlier_move_has_not_been_handed_over() -> None:
@@ -127,6 +134,27 @@ def test_a_place_is_told_only_of_a_side_that_may_be_there() -> None:
 
 def test_every_move_is_met() -> None:
     assert {move for _, _, move in every_case() if isinstance(move, Move)} == set(Move)
+
+
+@pytest.mark.parametrize("goal", Goal)
+def test_a_source_that_ended_in_its_passes_has_taken_the_vm_along(goal: Goal) -> None:
+    unseen = SideView(Process.UNKNOWN)
+    begun = next_move(Facts(Step.BEGUN, DEAD, unseen, blind=True), goal)
+    assert isinstance(begun, Settled) and begun.place == "nowhere" and begun.final
+    intent = next_move(Facts(Step.INTENT, DEAD, unseen, blind=True), goal)
+    assert isinstance(intent, Settled) and intent.place == "unknown" and not intent.final
+
+
+@pytest.mark.parametrize("migration", ["none", "setup"])
+def test_a_vm_is_not_handed_to_another_than_the_destination(migration: str) -> None:
+    source = SideView(Process.ALIVE, "finish-migrate", "pre-switchover")
+    destination = SideView(Process.ALIVE, "inmigrate", migration)
+    for step in (Step.BEGUN, Step.INTENT):
+        facts = Facts(step, source, destination)
+        assert next_move(facts, Goal.FORWARD) is Move.WAIT
+        facts = replace(facts, waited_out=True)
+        assert next_move(facts, Goal.FORWARD) is Move.GIVE_UP_WAITING
+        assert "another" in why_back(facts)
 
 
 RUNS = SideView(Process.ALIVE, "running", "completed")

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from vmferry.host.process import ProcessId, boot_id
+from vmferry.host.threads import thread_times
 
 Child = subprocess.Popen[bytes]
 
@@ -149,3 +150,18 @@ def test_the_name_of_the_command_does_not_confuse_it(name: str, tmp_path: Path) 
 
 def test_what_it_has_in_memory() -> None:
     assert (ProcessId.of(os.getpid()).resident_bytes() or 0) > 1024 * 1024
+
+
+def test_the_name_of_a_process_may_be_no_text() -> None:
+    """QEMU takes it from `-name …,process=…`, and the kernel cuts it at 15 bytes."""
+    rename = "open('/proc/self/comm', 'wb').write('verführerisché'.encode()[:15])"
+    script = f"import sys, time; {rename}; print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        try:
+            assert b"\xc3" in Path(f"/proc/{child.pid}/comm").read_bytes()
+            assert ProcessId.of(child.pid).alive()
+            assert [one.tid for one in thread_times(child.pid)] == [child.pid]
+        finally:
+            child.kill()

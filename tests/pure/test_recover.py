@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from vmferry.handover import Step
-from vmferry.journal import Journal
-from vmferry.move.parties import Parties, Party
+from vmferry.journal import Journal, JournalError
+from vmferry.move.parties import Parties, Party, RunLedger
 from vmferry.precopy.outcome import Outcome
 from vmferry.recover import recover_run
 from vmferry.settle import WallClock
@@ -35,3 +37,15 @@ async def test_a_run_that_was_settled_meanwhile_keeps_its_outcome() -> None:
         journal.finish(run, MOVED.to_json())
         assert await recover_run(journal, seen, WallClock()) == MOVED
         assert journal.run(run).outcome == MOVED.to_json() | {"passes": []}
+
+
+def test_the_steps_of_a_new_run_are_known_where_the_journal_cannot_be_read() -> None:
+    parties = Parties("web", "", Party(), Party())
+    with Journal.open() as journal:
+        run = journal.begin("web", "fixed", {}, parties.to_json())
+    # It is closed: nothing can be read or written any more.
+    ledger = RunLedger(journal, run, parties)
+    assert ledger.last() is Step.BEGUN
+    with pytest.raises(JournalError):
+        ledger.record(Step.INTENT)
+    assert ledger.last() is Step.BEGUN

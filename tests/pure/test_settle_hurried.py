@@ -8,6 +8,7 @@ import pytest
 
 from vmferry.handover import Goal, Step
 from vmferry.hypervisor.base import DEAD, Process, SideView
+from vmferry.journal import JournalError
 from vmferry.settle import PATIENCE_SECONDS, Sides, settle
 
 
@@ -73,3 +74,28 @@ def test_a_hanging_switchover_is_undone_sooner_where_nobody_watches(
     assert destination.view is DEAD
     assert least <= clock.time < most
     assert least in (0.0, PATIENCE_SECONDS)
+
+
+class HandedOver(Hanging):
+    """A source that was let go on, and completes before it hears that it is to turn back."""
+
+    async def cancel(self) -> None:
+        self.view = SideView(Process.ALIVE, "postmigrate", "completed")
+
+
+class Full(Rows):
+    def record(self, step: Step) -> None:
+        raise JournalError("the disk is full")
+
+
+@pytest.mark.parametrize("rows", [Rows(), Full()])
+async def test_a_cancel_that_comes_too_late_leaves_no_source_behind(rows: Rows) -> None:
+    source = HandedOver(SideView(Process.ALIVE, "finish-migrate", "device"))
+    settled = await settle(Sides(source, None), rows, Goal.BACK, VirtualClock())
+    assert settled.place == "destination"
+    if isinstance(rows, Full):
+        # It cannot be recorded, so nothing is ended yet: `recover` does it.
+        assert not settled.final and not source.view.dead
+    else:
+        assert settled.final and source.view.dead
+        assert rows.rows[-1] is Step.DONE

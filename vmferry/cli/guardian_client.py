@@ -42,7 +42,8 @@ def guarded(
             stderr=errors,
             start_new_session=True,
         )
-        with process, _relayed(process, on_cancel):
+        # Until the guardian has ended: what it said last is not to be lost by a late Ctrl-C.
+        with _relayed(process, on_cancel), process:
             _send(process, json.dumps(request.to_json()))
             run, ended = None, False
             for line in process.stdout or ():
@@ -50,6 +51,9 @@ def guarded(
                     break  # it died in the middle of a word
                 said: dict[str, Any] = json.loads(line)
                 run = said.get("run", run) if "run" in said and len(said) == 1 else run
+                if "error" in said and run is not None:
+                    # It is no refusal any more: the VM may stand still.
+                    raise GuardianDied(run, str(said["error"]))
                 ended = ended or said.get("event") == "outcome" or "error" in said
                 if said:
                     yield said
@@ -61,8 +65,9 @@ def guarded(
 @contextmanager
 def _relayed(process: subprocess.Popen[bytes], on_cancel: Callable[[], None]) -> Iterator[None]:
     def relay(_number: int, _frame: FrameType | None) -> None:
-        on_cancel()
+        # First of all: a terminal that takes no words now (Ctrl-S) must not hold this up.
         _send(process, "cancel")
+        on_cancel()
 
     before = {number: signal.signal(number, relay) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -77,5 +82,5 @@ def _send(process: subprocess.Popen[bytes], line: str) -> None:
         try:
             process.stdin.write(line.encode() + b"\n")
             process.stdin.flush()
-        except BrokenPipeError:
-            return
+        except (BrokenPipeError, ValueError):
+            return  # it has ended, or is about to

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from vmferry.errors import VmferryError
     from vmferry.precopy.progress import Progress, Stage
 
+# How long another one that has begun to settle the same run is waited for.
+_OTHERS_SECONDS = 30.0
 # What the guardian says of the handover, as stages of the display.
 STAGE_OF: dict[str, Stage] = {
     "record that the source is dead": "handover",
@@ -76,8 +79,8 @@ def settle_earlier(key: str) -> None:
 def settle_after_death(death: GuardianDied, what: str, display: Display) -> dict[str, Any]:
     """The guardian of a move or a rehearsal is gone: settle here and now what it left."""
     from vmferry.cli.recover import settle_run
-    from vmferry.errors import MoveFailedError
-    from vmferry.journal import Journal
+    from vmferry.errors import MoveFailedError, NeedsRecoveryError, RefusedError
+    from vmferry.journal import Journal, JournalError
 
     run, last = death.run, death.said.rpartition("\n")[2]
     because = f" ({last})" if last else ""
@@ -86,5 +89,16 @@ def settle_after_death(death: GuardianDied, what: str, display: Display) -> dict
             f"the guardian of the {what} died before it began{because}; the VM was not touched"
         )
     display.message(f"the guardian of the {what} died{because}; settling run {run}")
-    with Journal.open() as journal:
-        return settle_run(journal, journal.run(run)).to_json()
+    end = time.monotonic() + _OTHERS_SECONDS
+    while True:
+        try:
+            with Journal.open() as journal:
+                return settle_run(journal, journal.run(run)).to_json()
+        except (RefusedError, JournalError) as error:
+            # Refused is this where another one settles the run already: its account is the answer.
+            if isinstance(error, JournalError) or time.monotonic() > end:
+                raise NeedsRecoveryError(
+                    f"run {run} was left half-way: {error.message}",
+                    hint="`vmferry recover` settles it",
+                ) from None
+        time.sleep(0.1)

@@ -206,8 +206,13 @@ def _check(
         raise UsageError("--deadline must be more than nothing")
     if to_qmp is not None and to == "local":
         raise UsageError("--to-qmp goes with tcp: and unix:, where a QEMU already waits")
-    if to_qmp is not None and not to_qmp.is_socket():
-        raise UsageError(f"--to-qmp: {to_qmp} is not a socket")
+    if to_qmp is not None:
+        try:
+            found = to_qmp.is_socket()
+        except OSError as error:
+            raise UsageError(f"--to-qmp: {to_qmp}: {error.strerror}") from None
+        if not found:
+            raise UsageError(f"--to-qmp: {to_qmp} is not a socket")
     if trace is not None:
         check_writable("--trace", trace)
 

@@ -54,7 +54,7 @@ def _share(pid: int, ram_bytes: int) -> float | None:
 
     Raises OSError where this user may not look.
     """
-    found = _ram(Path(f"/proc/{pid}/maps").read_text(), ram_bytes)
+    found = _ram(Path(f"/proc/{pid}/maps").read_text(errors="replace"), ram_bytes)
     if found is None:
         return None
     size = os.sysconf("SC_PAGE_SIZE")

@@ -65,6 +65,14 @@ class ProcessId:
             return None
         return pages * os.sysconf("SC_PAGE_SIZE")
 
+    def words(self) -> list[str]:
+        """What it was started with, the program first; nothing where that cannot be told."""
+        try:
+            line = Path(f"/proc/{self.pid}/cmdline").read_bytes()
+        except OSError:
+            return []
+        return [os.fsdecode(word) for word in line.split(b"\0")[:-1]]
+
     def to_json(self) -> dict[str, Any]:
         return {"pid": self.pid, "start_ticks": self.start_ticks, "boot": self.boot}
 
@@ -87,9 +95,9 @@ def boot_id() -> str:
 
 def _start_ticks(pid: int) -> int | None:
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = Path(f"/proc/{pid}/stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The command's name is in brackets and may hold spaces and brackets itself.
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+    # The command's name is in brackets and may hold any byte, also spaces and brackets.
+    fields = text.rpartition(b")")[2].split()
+    return None if fields[0] in b"ZX" else int(fields[19])

@@ -40,8 +40,8 @@ def thread_times(pid: int) -> list[ThreadTimes]:
     found = []
     for tid in tids:
         with contextlib.suppress(OSError):
-            name = Path(f"/proc/{pid}/task/{tid}/comm").read_text().rstrip("\n")
-            found.append(times_of(pid, tid, name))
+            name = Path(f"/proc/{pid}/task/{tid}/comm").read_bytes()
+            found.append(times_of(pid, tid, name.decode(errors="replace").rstrip("\n")))
     return found
 
 

@@ -19,7 +19,7 @@ from vmferry.hypervisor.qemu.instance import Instance, InstanceFiles, load_insta
 from vmferry.hypervisor.qemu.qmp import EventHandler, QmpError
 from vmferry.hypervisor.qemu.settings import Settings, restore_settings
 from vmferry.hypervisor.qemu.side import QemuSide
-from vmferry.journal import Journal
+from vmferry.journal import Journal, StepRow
 from vmferry.vm.registry import Vm
 
 
@@ -80,13 +80,18 @@ class Parties:
 
 
 class RunLedger:
-    """The durable steps of one run, with what must be known together with each."""
+    """The durable steps of one run, with what must be known together with each.
 
-    def __init__(self, journal: Journal, run: str, parties: Parties) -> None:
+    `steps` are those that an earlier owner has recorded. The journal is not read: it may be out of
+    order by the time that the VM stands still.
+    """
+
+    def __init__(
+        self, journal: Journal, run: str, parties: Parties, steps: tuple[StepRow, ...] = ()
+    ) -> None:
         self._journal = journal
         self._run = run
         self._parties = parties
-        steps = journal.run(run).steps
         self._last = steps[-1].step if steps else Step.BEGUN
         self._disks: Mapping[str, Any] | None = next(
             (row.detail.get("disks") for row in steps if row.step is Step.SOURCE_DEAD), None
@@ -145,6 +150,11 @@ def pass_name(parties: Parties) -> str | None:
     if not parties.source.ours:
         return None
     vm = Vm(parties.vm)
+    current, sides = vm.current(), (parties.source.instance, parties.destination.instance)
+    if current is not None and current.resolve() not in [
+        Path(one).resolve() for one in sides if one
+    ]:
+        return None  # somebody has started it anew since
     try:
         if parties.destination.instance is not None:
             vm.set_current(Path(parties.destination.instance))

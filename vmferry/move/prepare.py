@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vmferry.errors import NeedsRecoveryError, RefusedError, UsageError, VmferryError
+from vmferry.host.process import ProcessId
 from vmferry.host.sockets import peer_of
 from vmferry.hypervisor.qemu.instance import Instance, list_instances, load_instance
 from vmferry.hypervisor.qemu.launch import launch
@@ -28,6 +29,8 @@ from vmferry.vm.address import Destination, Local, QmpAddress, VmAddress
 from vmferry.vm.registry import lookup
 
 MAY_MOVE = frozenset({"running", "paused"})
+# One of these is on the command line of each QEMU with a QMP socket, whatever its program's name.
+_QEMU_WORDS = frozenset({"-qmp", "--qmp", "-qmp-pretty", "-mon", "--mon", "-readconfig"})
 IDLE_MIGRATIONS = ENDED | {"none"}
 
 
@@ -54,12 +57,20 @@ class Destined:
     side: QemuSide
 
 
-def refuse_unsettled(journal: Journal, vm: str) -> None:
-    """Raises NeedsRecoveryError where an earlier move of this VM was left half-way."""
-    left = [run.id for run in journal.unsettled() if run.vm == vm]
+def refuse_unsettled(journal: Journal, vm: str, party: Party | None = None) -> None:
+    """Raises NeedsRecoveryError where an earlier move of this VM was left half-way.
+
+    `party` finds it under another name too, that of another socket.
+    """
+    process = party.process if party is not None else None
+    left = [
+        run
+        for run in journal.unsettled()
+        if run.vm == vm or (process is not None and run.parties["source"]["process"] == process)
+    ]
     if left:
         raise NeedsRecoveryError(
-            f"run {left[-1]} of '{vm}' was left half-way; nothing was touched",
+            f"run {left[-1].id} of '{left[-1].vm}' was left half-way; nothing was touched",
             hint="`vmferry recover` settles it",
         )
 
@@ -107,9 +118,27 @@ async def _look_at_source(
     )
 
 
+def _qemu_at(path: Path) -> ProcessId | None:
+    """The process of the QEMU that listens there; None where nobody does who can be told.
+
+    Raises RefusedError where another program does: it passes on what it is told (ssh, socat), or
+    has opened the socket for QEMU. What becomes of it would be taken for what becomes of the VM.
+    """
+    process = peer_of(path)
+    words = process.words() if process is not None else []
+    if process is None or not words or "qemu" in Path(words[0]).name:
+        return process
+    if not _QEMU_WORDS.isdisjoint(words):
+        return process
+    raise RefusedError(
+        f"who listens at {path} is no QEMU, but process {process.pid}: {words[0]}",
+        hint="name a QMP socket of the QEMU itself, on the host where it runs",
+    )
+
+
 def _source_party(address: VmAddress) -> tuple[Party, Instance | None, str]:
     if isinstance(address, QmpAddress):
-        process = peer_of(address.path)
+        process = _qemu_at(address.path)
         for one in list_instances():
             if one.process == process:
                 # It has one lock, and one name that passes with it.
@@ -187,7 +216,7 @@ async def start_destination(source: Source, inbox: EventInbox) -> Destined:
 
 async def open_waiting(to_qmp: Path, source: Source, inbox: EventInbox) -> Destined:
     """A QEMU of somebody else that waits, not changed yet. Raises UsageError or RefusedError."""
-    process = peer_of(to_qmp)
+    process = _qemu_at(to_qmp)
     if process is None:
         raise UsageError(f"--to-qmp: nobody answers at {to_qmp}")
     if process == source.side.process:

@@ -151,6 +151,7 @@ class MoveRun:
             source = await open_source(address, self._inbox)
             waiting = None
             try:
+                refuse_unsettled(self._journal, address.key, source.party)
                 refuse_trapped_ram(source)
                 refuse_unlike(source, to)
                 if request.to_qmp is not None:

@@ -112,6 +112,7 @@ class RehearsalRun:
             refuse_unsettled(self._journal, address.key)
             source = await open_source(address, self._inbox)
             try:
+                refuse_unsettled(self._journal, address.key, source.party)
                 if not source.ran_before:
                     raise RefusedError(
                         f"'{source.name}' is paused: nothing would be dirtied",

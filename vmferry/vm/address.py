@@ -5,6 +5,7 @@ A VM: `NAME` or `qmp:PATH`. A destination: `local`, `tcp:HOST:PORT` or `unix:PAT
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ class QmpAddress:
     @property
     def key(self) -> str:
         """What a move of it locks: the same for every name of one socket."""
-        return f"qmp:{self.path.resolve()}"
+        return f"qmp:{os.path.realpath(self.path)}"
 
 
 VmAddress = VmName | QmpAddress
@@ -90,7 +91,7 @@ def parse_vm(text: str) -> VmAddress:
             raise UsageError(str(error)) from None
     if scheme == "qmp":
         path = _socket_path("qmp", rest)
-        if "/libvirt/" in str(path.resolve()):
+        if "/libvirt/" in os.path.realpath(path):
             raise UsageError(
                 f"{path} is the socket of a VM that libvirt manages",
                 hint="name it as libvirt:URI#DOMAIN once vmferry can attach to libvirt",

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 
 from vmferry.errors import NeedsRecoveryError, UsageError, VmferryError
+from vmferry.host.process import ProcessId
 from vmferry.hypervisor.qemu.instance import Instance, list_instances, load_instance, read_tail
 from vmferry.hypervisor.qemu.launch import LaunchError, launch
+from vmferry.hypervisor.qemu.orphans import process_in
 from vmferry.hypervisor.qemu.qmp import QmpError, session
 from vmferry.vm.lock import MoveLock
 from vmferry.vm.registry import Vm, create, lookup
@@ -32,13 +34,19 @@ async def start_vm(spec: VmSpec) -> Instance:
     QEMU's own words, RefusedError while somebody else starts, stops or moves it.
     """
     with MoveLock.acquire(spec.name, "run"):
-        old = [instance for instance in list_instances() if instance.vm == spec.name]
+        old = _instances_of(spec.name)
         for instance in old:
             if instance.alive():
                 raise UsageError(
                     f"VM '{spec.name}' already runs (process {instance.process.pid})",
                     hint=f"`vmferry stop {spec.name}` ends it; or give the new one another name",
                 )
+        lost = lost_process(Vm(spec.name))
+        if lost is not None:
+            raise UsageError(
+                f"VM '{spec.name}' already runs (process {lost.pid}), but its folder has gone",
+                hint=f"`vmferry stop {spec.name} --force` ends it",
+            )
         started = await launch(spec)
         vm = Vm(spec.name)
         try:
@@ -65,9 +73,20 @@ async def stop_vm(name: str, *, force: bool = False) -> str:
     if not any(instance.vm == name for instance in list_instances()):
         lookup(name)
     with MoveLock.acquire(name, "stop"):
-        instances = [instance for instance in list_instances() if instance.vm == name]
+        instances = _instances_of(name)
+        lost = lost_process(Vm(name))
+        if lost is not None and not force:
+            raise StillRunsError(
+                f"'{name}' (process {lost.pid}) cannot be asked to shut down: its folder has gone",
+                hint=_force_hint(name),
+            )
+        if lost is not None:
+            lost.kill()
+            await asyncio.to_thread(lost.wait_dead, _QUIT_SECONDS)
         if not instances:
             lookup(name).remove()
+            if lost is not None:
+                return f"'{name}': QEMU was killed, as its folder had gone"
             return f"'{name}' had no instance any more; its record is removed"
         alive = [instance for instance in instances if instance.alive()]
         if len(alive) > 1 and not force:
@@ -92,6 +111,24 @@ def current_instance(vm: Vm) -> Instance | None:
     """The instance that has the VM's name, dead or alive; None where its record has gone."""
     folder = vm.current()
     return None if folder is None else load_instance(folder)
+
+
+def lost_process(vm: Vm) -> ProcessId | None:
+    """The QEMU of the current instance where that one's folder has gone: the end of a session may
+    take XDG_RUNTIME_DIR away."""
+    folder = vm.current()
+    if folder is None or load_instance(folder) is not None:
+        return None
+    return process_in(folder, vm.name)
+
+
+def _instances_of(name: str) -> list[Instance]:
+    """Also the current one where that is in the runtime folder of another login."""
+    found = [instance for instance in list_instances() if instance.vm == name]
+    current = current_instance(Vm(name))
+    if current is not None and all(instance.folder != current.folder for instance in found):
+        found.append(current)
+    return found
 
 
 async def _wait_until_ready(instance: Instance) -> None:

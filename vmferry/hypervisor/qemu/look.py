@@ -10,7 +10,7 @@ from typing import Any
 from vmferry.host.process import boot_id
 from vmferry.host.sockets import peer_of
 from vmferry.hypervisor.qemu.instance import Instance, list_instances
-from vmferry.hypervisor.qemu.lifecycle import current_instance
+from vmferry.hypervisor.qemu.lifecycle import current_instance, lost_process
 from vmferry.hypervisor.qemu.qmp import Qmp, QmpError, session
 from vmferry.vm.lock import Holder, lock_holder
 from vmferry.vm.registry import Vm, list_vms
@@ -140,4 +140,8 @@ def _without_instance(vm: Vm, holder: Holder | None) -> tuple[str, str]:
         return "damaged", f"its start was not finished; `vmferry stop {vm.name}` ends it"
     if vm.current() is None:
         return "damaged", "it has no instance"
+    lost = lost_process(vm)
+    if lost is not None:
+        why = f"process {lost.pid} runs, but its folder has gone"
+        return "silent", f"{why}; `vmferry stop {vm.name} --force` ends it"
     return "crashed", "the record of its instance has gone; the host may have been started anew"

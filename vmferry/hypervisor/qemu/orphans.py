@@ -31,7 +31,7 @@ def end_orphans(vm: str) -> int:
                 _end(instance.process)
                 shutil.rmtree(folder, ignore_errors=True)
                 ended += 1
-        elif (process := _process_in(folder, vm)) is not None:
+        elif (process := process_in(folder, vm)) is not None:
             _end(process)
             shutil.rmtree(folder, ignore_errors=True)
             ended += 1
@@ -43,8 +43,8 @@ def _end(process: ProcessId) -> None:
     process.wait_dead(_END_SECONDS)
 
 
-def _process_in(folder: Path, vm: str) -> ProcessId | None:
-    """The QEMU of `vm` whose command line names the folder: it has no record yet."""
+def process_in(folder: Path, vm: str) -> ProcessId | None:
+    """The QEMU of `vm` whose command line names the folder: it has no record yet, or no more."""
     name = f"guest={vm},".encode()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal():
