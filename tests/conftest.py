@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,9 @@ settings.register_profile(
     "vmferry-ci", parent=settings.get_profile("vmferry"), derandomize=True, database=None
 )
 settings.load_profile("vmferry-ci" if os.environ.get("CI") else "vmferry")
+
+# A shell that starts us in the background has Ctrl-C ignored, by the commands under test too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def layer_of(item: pytest.Item) -> str:
