@@ -21,8 +21,9 @@ from vmferry.policy.base import (
     SetDowntimeLimit,
 )
 from vmferry.policy.fixed import Fixed
-from vmferry.policy.rehearse import LEAST_LIMIT_MS, Answer, Rehearse, windows_of
+from vmferry.policy.rehearse import LEAST_LIMIT_MS, Answer, Rehearse
 from vmferry.precopy.phases import cycle_seen
+from vmferry.precopy.profile_of import windows_of
 from vmferry.precopy.sample import Event
 from vmferry.testguest.settings import PageWriterSettings
 from vmferry.units import MIB

@@ -16,7 +16,7 @@ from vmferry.move.cost import CostMeter
 from vmferry.policy.base import Action, ActionResult, Input, SetBandwidth, SetDowntimeLimit
 from vmferry.precopy.forecast import Forecast, Verdict
 from vmferry.precopy.foresight import Foresight, foretold
-from vmferry.precopy.sample import Event, Sample
+from vmferry.precopy.sample import Event, Sample, has_ended
 from vmferry.precopy.trace import Item, Note, Trace
 
 # Each flush is a write to the disk that is waited for.
@@ -164,11 +164,7 @@ def action_json(action: Action) -> dict[str, Any]:
 def _is_end(event: Event) -> bool:
     if event.side == "destination":
         return event.name == "RESUME"
-    return event.name == "MIGRATION" and event.data.get("status") in {
-        "completed",
-        "failed",
-        "cancelled",
-    }
+    return has_ended(event)
 
 
 def _t(t: float) -> float:

@@ -14,7 +14,7 @@ from vmferry.policy.base import (
     SetBandwidth,
     SetDowntimeLimit,
 )
-from vmferry.precopy.sample import ENDED, Event, Sample
+from vmferry.precopy.sample import Event, Sample, has_ended
 from vmferry.units import format_duration
 
 # A refused or lost cancel is asked for again: a deadline is a promise.
@@ -39,8 +39,8 @@ class Fixed:
 
     def receive(self, item: Input) -> Decision:
         deadline = self._limits.deadline
-        if _has_ended(item):
-            self._wake_at = None
+        if isinstance(item, Sample | Event) and has_ended(item):
+            self._wake_at = None  # nothing is left to abandon
         if deadline is None or self._wake_at is None or item.t < self._wake_at:
             return Decision((), self._wake_at)
         if isinstance(item, ActionResult):
@@ -48,13 +48,3 @@ class Fixed:
         self._wake_at = item.t + RETRY_SECONDS
         why = f"the deadline of {format_duration(deadline)} passed"
         return Decision((Abandon(why),), self._wake_at)
-
-
-def _has_ended(item: Input) -> bool:
-    """Whether the source's migration is over, so that nothing is left to abandon."""
-    if isinstance(item, Sample):
-        return item.status in ENDED
-    if isinstance(item, Event):
-        status = item.data.get("status")
-        return item.name == "MIGRATION" and item.side == "source" and status in ENDED
-    return False

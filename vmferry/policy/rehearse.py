@@ -13,7 +13,6 @@ depends on, and with fewer bytes in flight than QEMU could send before it looks 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 from vmferry.policy.base import (
@@ -28,8 +27,9 @@ from vmferry.policy.base import (
 from vmferry.precopy.convergence import Convergence, Estimate, dirty_points
 from vmferry.precopy.outcome import PassRecord
 from vmferry.precopy.passes import PassTracker
-from vmferry.precopy.phases import Window, comes_and_goes, cycle_seen
-from vmferry.precopy.sample import ENDED, Event, Sample
+from vmferry.precopy.phases import comes_and_goes, cycle_seen
+from vmferry.precopy.profile_of import windows_of
+from vmferry.precopy.sample import Event, Sample, has_ended
 from vmferry.precopy.trend import falls
 from vmferry.units import format_duration
 
@@ -102,7 +102,7 @@ class Rehearse:
         if isinstance(item, Sample | Event):
             self._tracker.receive(item)
             self._convergence.receive(item)
-            if _has_ended(item):
+            if has_ended(item):
                 self._over = True
                 return Decision()
             self._begun = max(self._begun, _pass_begun(item))
@@ -271,23 +271,7 @@ class Rehearse:
         return Abandon(why)
 
 
-def windows_of(passes: Sequence[PassRecord], current: PassRecord | None) -> list[Window]:
-    """What each pass found to be dirtied during it, in order of time."""
-    following = [*passes[1:], *([current] if current is not None else [])]
-    return [
-        Window(one.start_ms / 1000, (one.start_ms + one.duration_ms) / 1000, later.new_bytes)
-        for one, later in zip(passes, following, strict=False)
-        if one.duration_ms > 0 and "new_bytes" not in later.estimated
-    ]
-
-
 def _pass_begun(item: Sample | Event) -> int:
     if isinstance(item, Event) and (item.name, item.side) == ("MIGRATION_PASS", "source"):
         return int(item.data["pass"])
     return 0
-
-
-def _has_ended(item: Sample | Event) -> bool:
-    if isinstance(item, Sample):
-        return item.status in ENDED
-    return item.name == "MIGRATION" and item.side == "source" and item.data.get("status") in ENDED

@@ -281,6 +281,15 @@ def _again(
     return min(max(times * both / before, 0.0), 1.0) if before > 0 else 0.0
 
 
+def windows_of(passes: Sequence[PassRecord], current: PassRecord | None) -> list[Window]:
+    """What each pass found to be dirtied during it, in order of time; guesses are left out."""
+    return [
+        Window(one.start_ms / 1000, (one.start_ms + one.duration_ms) / 1000, later.new_bytes)
+        for one, later in _pairs(passes, current)
+        if "new_bytes" not in later.estimated
+    ]
+
+
 def _pairs(
     passes: Sequence[PassRecord], current: PassRecord | None
 ) -> list[tuple[PassRecord, PassRecord]]:

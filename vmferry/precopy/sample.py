@@ -92,3 +92,10 @@ class Event:
     name: str
     data: Mapping[str, Any] = field(default_factory=dict)
     side: str = "source"
+
+
+def has_ended(item: Sample | Event) -> bool:
+    """Whether the source's migration is over."""
+    if isinstance(item, Sample):
+        return item.status in ENDED
+    return item.name == "MIGRATION" and item.side == "source" and item.data.get("status") in ENDED

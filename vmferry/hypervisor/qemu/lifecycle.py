@@ -70,7 +70,7 @@ async def stop_vm(name: str, *, force: bool = False) -> str:
     told to quit, and killed where it does not answer. Raises UsageError where there is no such VM,
     StillRunsError, NeedsRecoveryError after an unfinished move, and RefusedError during one.
     """
-    if not any(instance.vm == name for instance in list_instances()):
+    if not _instances_of(name):
         lookup(name)
     with MoveLock.acquire(name, "stop"):
         instances = _instances_of(name)
