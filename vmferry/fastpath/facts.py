@@ -1,0 +1,277 @@
+"""What an audit may know: plain values, read by `collect_*.py`.
+
+None, wherever it stands, is "could not be read"; then `unread` of the same record says why, by the
+name of the field. Judges see nothing but this. Sizes in bytes, times in seconds unless named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+PerCpu = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Iommu:
+    """One IOMMU of the host, as /sys/class/iommu has it. Registers as numbers."""
+
+    name: str
+    kind: str
+    cap: int | None
+    ecap: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """The host. `modules` has the parameters of each module that is loaded (or built in) and
+    matters here; `devices` says for /dev/kvm, /dev/vhost-net, /dev/net/tun, /dev/vfio/vfio and
+    /dev/iommu why we cannot open it, empty where we can, and has no key where it is not there."""
+
+    architecture: str
+    kernel: str
+    cpus: int
+    vendor: str | None = None
+    flags: frozenset[str] | None = None
+    modules: Mapping[str, Mapping[str, str]] | None = None
+    devices: Mapping[str, str] = field(default_factory=dict)
+    command_line: str | None = None
+    clocksource: str | None = None
+    clocksources: tuple[str, ...] | None = None
+    huge_pages: Mapping[int, tuple[int, int]] | None = None
+    transparent_huge_pages: str | None = None
+    iommus: tuple[Iommu, ...] | None = None
+    iommu_groups: int | None = None
+    hypervisor: str | None = None
+    unread: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """A tap by rtnetlink. `disabled` queues were offered and the guest does not use them."""
+
+    name: str
+    multi_queue: bool
+    queues: int | None
+    disabled: int | None
+    bridge: str = ""
+    mtu: int | None = None
+    bridge_ports: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Virtio:
+    """What a virtio device offers and what the guest's driver took, by names of features, and
+    whether vhost serves it. By x-query-virtio-status; None as a whole where QEMU lacks it."""
+
+    offered: frozenset[str]
+    taken: frozenset[str]
+    vhost: bool
+    virtqueues: int
+    driver_ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A network card. `netdev` is the backend's kind (tap, user, vhost-user, …, empty where none);
+    `queues` are the backend's; `vhost_queues` how many of them the kernel's vhost serves."""
+
+    name: str
+    model: str
+    mq: bool | None
+    vectors: int | None
+    netdev: str
+    queues: int | None
+    vhost_queues: int | None = None
+    tap: Tap | None = None
+    virtio: Virtio | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StorageController:
+    """A virtio-scsi controller or a virtio-blk disk. `iothreads` are the ids of those that serve
+    its queues, by `iothread` or `iothread-vq-mapping`; empty: the main loop does."""
+
+    name: str
+    model: str
+    queues: int | None
+    vectors: int | None
+    iothreads: tuple[str, ...]
+    disks: int
+    virtio: Virtio | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Passthrough:
+    """A device of the host in the VM, by VFIO. `group` is its IOMMU group, `container` which file
+    QEMU has open: vfio (type 1) or iommufd."""
+
+    name: str
+    host: str
+    group: int | None = None
+    container: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestRam:
+    """The VM's RAM: its backends, and how /proc/PID/smaps shows it mapped, in bytes. `locked` by
+    VFIO or mlock."""
+
+    size: int
+    backend: str
+    page_size: int | None
+    prealloc: bool | None
+    share: bool | None
+    transparent_huge: int | None = None
+    resident: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Vcpu:
+    """A vCPU: its thread, and the host's CPUs on which that may run (None: may not be looked at)."""
+
+    index: int
+    tid: int | None
+    allowed: frozenset[int] | None
+    qom_path: str
+
+
+@dataclass(frozen=True, slots=True)
+class VmFacts:
+    """One QEMU. `features` are the boolean properties of vCPU 0 in QOM: what the guest is really
+    shown, whatever the command line says (TCG drops KVM's in silence). `cpu_type` is QOM's
+    (`host-x86_64-cpu`). `iothreads`: thread ids by their names. `blocked`: why it cannot migrate."""
+
+    name: str
+    version: tuple[int, int, int]
+    accelerator: str | None
+    machine: str | None
+    pid: int | None
+    vcpus: tuple[Vcpu, ...]
+    cpu_type: str | None = None
+    features: Mapping[str, bool] | None = None
+    cards: tuple[Card, ...] | None = None
+    controllers: tuple[StorageController, ...] | None = None
+    iothreads: Mapping[str, int] | None = None
+    passthrough: tuple[Passthrough, ...] | None = None
+    ram: GuestRam | None = None
+    running: bool | None = None
+    migrating: bool | None = None
+    blocked: tuple[str, ...] | None = None
+    words: tuple[str, ...] | None = None
+    libvirt_xml: str | None = None
+    # Other busy threads that may run on the vCPUs' CPUs, beside this QEMU's own: other VMs' vCPUs.
+    neighbours: int | None = None
+    unread: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """A thread over the window: seconds that it ran and waited for a core, and where it may run.
+
+    `role`: vcpu, iothread, main, migration, vhost or other."""
+
+    tid: int
+    name: str
+    role: str
+    ran: float
+    waited: float
+    allowed: frozenset[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What was counted between two readings. `vcpu_stats` by vCPU and name (query-stats); `taps` by
+    name: packets and bytes that the guest sent and received."""
+
+    seconds: float
+    threads: tuple[Thread, ...] | None = None
+    vcpu_stats: tuple[Mapping[str, int], ...] | None = None
+    taps: Mapping[str, Mapping[str, int]] | None = None
+    migrating: bool = False
+    throttle: int = 0
+    unread: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GuestCard:
+    """A card as the guest has it. `interrupts`: per queue (its name in /proc/interrupts) the
+    count on each CPU within the window."""
+
+    name: str
+    mac: str
+    driver: str
+    most_queues: int | None
+    queues: int | None
+    interrupts: Mapping[str, PerCpu] | None
+    packets: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GuestDisk:
+    """A disk as the guest has it: the CPUs that each hardware queue serves (/sys/block/*/mq), and
+    interrupts of its controller per queue and CPU within the window."""
+
+    name: str
+    driver: str
+    queues: tuple[PerCpu, ...] | None
+    interrupts: Mapping[str, PerCpu] | None
+    requests: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GuestClock:
+    """`vdso_ns` and `syscall_ns`: one clock_gettime as libc does it and by the system call, the
+    medians of several loops."""
+
+    source: str | None
+    sources: tuple[str, ...]
+    vdso_ns: float | None
+    syscall_ns: float | None
+    steps_back: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFacts:
+    """The inside, by guest_audit.py. `kvm_features` and `kvm_hints` are eax and edx of CPUID leaf
+    0x40000001; `spinlocks` the kernel's own line on PV spinlocks at boot; `steal` the share of the
+    window's CPU time that the host took; `lock_events` of debugfs."""
+
+    kernel: str
+    cpus: int
+    window: float
+    command_line: str | None = None
+    cards: tuple[GuestCard, ...] | None = None
+    disks: tuple[GuestDisk, ...] | None = None
+    clock: GuestClock | None = None
+    kvm_features: int | None = None
+    kvm_hints: int | None = None
+    spinlocks: str | None = None
+    steal: float | None = None
+    busy: tuple[float, ...] | None = None
+    softirqs: Mapping[str, PerCpu] | None = None
+    lock_events: Mapping[str, int] | None = None
+    unread: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DeepFacts:
+    """What only `--deep` reads, as root: `leaf_pages` of the IOMMU's tables by page size, for each
+    passed-through device; calls of vhost's transmit functions within the window."""
+
+    leaf_pages: Mapping[str, Mapping[int, int]] | None = None
+    transmit_calls: Mapping[str, int] | None = None
+    unread: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that one audit knows. `vm` is None for `--host` and `--guest`; `guest` is None where
+    nobody looked inside, for the reason `no_guest`."""
+
+    host: HostFacts | None = None
+    vm: VmFacts | None = None
+    window: Window | None = None
+    guest: GuestFacts | None = None
+    deep: DeepFacts | None = None
+    no_guest: str = ""
