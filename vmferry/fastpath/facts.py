@@ -128,7 +128,7 @@ class GuestRam:
 
 @dataclass(frozen=True, slots=True)
 class Vcpu:
-    """A vCPU: its thread, and the host's CPUs on which that may run (None: may not be looked at)."""
+    """A vCPU: its thread, and the CPUs of the host on which it may run (None: cannot be seen)."""
 
     index: int
     tid: int | None
@@ -140,7 +140,7 @@ class Vcpu:
 class VmFacts:
     """One QEMU. `features` are the boolean properties of vCPU 0 in QOM: what the guest is really
     shown, whatever the command line says (TCG drops KVM's in silence). `cpu_type` is QOM's
-    (`host-x86_64-cpu`). `iothreads`: thread ids by their names. `blocked`: why it cannot migrate."""
+    (`host-x86_64-cpu`). `iothreads`: thread ids by name. `blocked`: why it cannot migrate."""
 
     name: str
     version: tuple[int, int, int]
