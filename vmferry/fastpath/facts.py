@@ -48,7 +48,11 @@ class HostFacts:
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """A tap by rtnetlink. `disabled` queues were offered and the guest does not use them."""
+    """A tap by rtnetlink. `disabled` queues were offered and the guest does not use them.
+
+    `bridge_ports` are the other ports of its bridge; `uplinks` those of them that are real cards
+    (with a `device` in sysfs, bonds and VLANs of such too), each with whether scatter-gather is
+    on; None where nobody looked."""
 
     name: str
     multi_queue: bool
@@ -57,18 +61,23 @@ class Tap:
     bridge: str = ""
     mtu: int | None = None
     bridge_ports: tuple[str, ...] = ()
+    uplinks: Mapping[str, bool | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Virtio:
     """What a virtio device offers and what the guest's driver took, by names of features, and
-    whether vhost serves it. By x-query-virtio-status; None as a whole where QEMU lacks it."""
+    whether vhost serves it. By x-query-virtio-status; None as a whole where QEMU lacks it.
+
+    Names are the bare ones, such as `VIRTIO_NET_F_MQ`. `ready`: virtqueues that the driver has set
+    up (x-query-virtio-queue-status with a descriptor address), the control queues included."""
 
     offered: frozenset[str]
     taken: frozenset[str]
     vhost: bool
     virtqueues: int
     driver_ok: bool
+    ready: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +94,7 @@ class Card:
     vhost_queues: int | None = None
     tap: Tap | None = None
     virtio: Virtio | None = None
+    mac: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +192,15 @@ class Thread:
 @dataclass(frozen=True, slots=True)
 class Window:
     """What was counted between two readings. `vcpu_stats` by vCPU and name (query-stats); `taps` by
-    name: packets and bytes that the guest sent and received."""
+    name: `sent_packets`, `sent_bytes`, `received_packets`, `received_bytes`, as the guest sees
+    them; `requests` by controller or disk of the VM: reads, writes and flushes (query-blockstats).
+    """
 
     seconds: float
     threads: tuple[Thread, ...] | None = None
     vcpu_stats: tuple[Mapping[str, int], ...] | None = None
     taps: Mapping[str, Mapping[str, int]] | None = None
+    requests: Mapping[str, int] | None = None
     migrating: bool = False
     throttle: int = 0
     unread: Mapping[str, str] = field(default_factory=dict)
@@ -210,7 +223,8 @@ class GuestCard:
 @dataclass(frozen=True, slots=True)
 class GuestDisk:
     """A disk as the guest has it: the CPUs that each hardware queue serves (/sys/block/*/mq), and
-    interrupts of its controller per queue and CPU within the window."""
+    interrupts of its controller per queue and CPU within the window. `driver` is the kernel's
+    driver of the controller: virtio_scsi, virtio_blk, nvme, ahci, …"""
 
     name: str
     driver: str
@@ -222,20 +236,22 @@ class GuestDisk:
 @dataclass(frozen=True, slots=True)
 class GuestClock:
     """`vdso_ns` and `syscall_ns`: one clock_gettime as libc does it and by the system call, the
-    medians of several loops."""
+    medians of several loops. `unstable`: the kernel's line by which it gave up the TSC, if any."""
 
     source: str | None
     sources: tuple[str, ...]
     vdso_ns: float | None
     syscall_ns: float | None
     steps_back: int | None = None
+    unstable: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class GuestFacts:
-    """The inside, by guest_audit.py. `kvm_features` and `kvm_hints` are eax and edx of CPUID leaf
-    0x40000001; `spinlocks` the kernel's own line on PV spinlocks at boot; `steal` the share of the
-    window's CPU time that the host took; `lock_events` of debugfs."""
+    """The inside, by guest_audit.py. `cpus` are those online; `kvm_features` and `kvm_hints` are
+    eax and edx of CPUID leaf 0x40000001, both 0 where there is no such leaf (no KVM); `spinlocks`
+    the kernel's own line on PV spinlocks at boot; `steal` the share of the window's CPU time that
+    the host took; `lock_events` of debugfs."""
 
     kernel: str
     cpus: int
@@ -257,7 +273,8 @@ class GuestFacts:
 @dataclass(frozen=True, slots=True)
 class DeepFacts:
     """What only `--deep` reads, as root: `leaf_pages` of the IOMMU's tables by page size, for each
-    passed-through device; calls of vhost's transmit functions within the window."""
+    passed-through device (`Passthrough.host`); calls within the window of the kernel's
+    `handle_tx_zerocopy`, `handle_tx_copy`, `vhost_zerocopy_callback` and `skb_copy_ubufs`."""
 
     leaf_pages: Mapping[str, Mapping[int, int]] | None = None
     transmit_calls: Mapping[str, int] | None = None
