@@ -43,6 +43,8 @@ class HostFacts:
     iommus: tuple[Iommu, ...] | None = None
     iommu_groups: int | None = None
     hypervisor: str | None = None
+    # Whether this user may make taps and bridges (CAP_NET_ADMIN).
+    net_admin: bool | None = None
     unread: Mapping[str, str] = field(default_factory=dict)
 
 
