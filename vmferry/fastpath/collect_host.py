@@ -24,6 +24,9 @@ DEVICES = ("/dev/kvm", "/dev/vhost-net", "/dev/net/tun", "/dev/vfio/vfio", "/dev
 _HUGE_PAGES = re.compile(r"hugepages-(\d{1,12})kB")
 _CHOSEN = re.compile(r"\[(\S+)\]")
 _RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
+_CAPABILITIES = re.compile(r"^CapEff:\s*([0-9a-f]{1,32})$", re.MULTILINE)
+# Of linux/capability.h.
+_NET_ADMIN = 12
 _CPUS_MOST = 1 << 16
 _CLOCK = "/sys/devices/system/clocksource/clocksource0"
 _IOMMU_KINDS = {"intel-iommu": "intel", "amd-iommu": "amd"}
@@ -55,6 +58,7 @@ def read_host(root: Path = Path("/")) -> HostFacts:
         iommus=_iommus(tree),
         iommu_groups=_groups(tree),
         hypervisor=_hypervisor(tree, flags),
+        net_admin=_net_admin(tree),
         unread=unread,
     )
 
@@ -203,6 +207,18 @@ def _hypervisor(tree: Tree, flags: frozenset[str] | None) -> str | None:
         return ""
     told = tree.maybe("/sys/hypervisor/type") or tree.maybe("/sys/class/dmi/id/sys_vendor")
     return told or "one that does not say its name"
+
+
+def _net_admin(tree: Tree) -> bool | None:
+    """Whether this process has the capability, in its user namespace."""
+    text = tree.text("net_admin", "/proc/self/status")
+    if text is None:
+        return None
+    match = _CAPABILITIES.search(text)
+    if match is None:
+        tree.unread["net_admin"] = "/proc/self/status has no line CapEff"
+        return None
+    return bool(int(match[1], 16) >> _NET_ADMIN & 1)
 
 
 def _number(text: str | None, base: int = 10) -> int | None:
