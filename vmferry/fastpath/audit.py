@@ -1,0 +1,262 @@
+"""One audit: the facts are read, the judges say what they mean, and the answer is put together.
+
+It changes nothing and takes the window's time and a little more; a look into the guest may take
+longer. The window begins before everything else is read and ends after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vmferry.errors import UsageError
+from vmferry.fastpath.collect_deep import TransmitProbes, read_leaf_pages, transmit_calls
+from vmferry.fastpath.collect_host import read_host
+from vmferry.fastpath.collect_vm import names_its_threads, read_vm
+from vmferry.fastpath.collect_window import WindowReader
+from vmferry.fastpath.facts import DeepFacts, Facts, GuestFacts, HostFacts, VmFacts, Window
+from vmferry.fastpath.finding import Feature, Finding, Level, Verdict
+from vmferry.fastpath.guest_access import GuestAccess, GuestUntold, ThisMachine, read_guest
+from vmferry.host.sockets import peer_of
+from vmferry.hypervisor.qemu.lifecycle import current_instance
+from vmferry.hypervisor.qemu.qmp import QmpError, QmpGone
+from vmferry.hypervisor.qemu.side import QemuSide
+from vmferry.vm.address import VmName, parse_vm
+from vmferry.vm.registry import lookup
+
+Judge = Callable[[Facts], list[Finding]]
+
+WINDOW_SECONDS = 1.0
+NOT_LOOKED = "nobody looked into the guest"
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """The answer. `subject` names what was audited; `bugs` are tracebacks of judges that failed."""
+
+    subject: str
+    features: tuple[Feature, ...]
+    facts: Facts
+    findings: tuple[Finding, ...]
+    seconds: float
+    bugs: tuple[str, ...] = ()
+
+    def verdict(self, feature: Feature, level: Level) -> Verdict | None:
+        """The worst that was found; None where the question does not arise for this subject."""
+        found = [
+            one.verdict for one in self.findings if one.feature is feature and one.level is level
+        ]
+        # Beside a device that is right, one that could not use it takes nothing away.
+        told = [verdict for verdict in found if verdict is not Verdict.UNUSED] or found
+        return max(told, key=list(Verdict).index, default=None)
+
+    @property
+    def exit_status(self) -> int:
+        """1 where a judge failed, 7 where something is misconfigured, 0 otherwise."""
+        if self.bugs:
+            return 1
+        wrong = any(one.verdict is Verdict.MISCONFIGURED for one in self.findings)
+        return 7 if wrong else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"event": "audit", "format": 1, …}`: the last line."""
+        window = self.facts.window
+        return {
+            "event": "audit",
+            "format": 1,
+            "subject": self.subject,
+            "verdicts": {
+                feature.value: {
+                    level.value: None if verdict is None else verdict.value
+                    for level in Level
+                    for verdict in (self.verdict(feature, level),)
+                }
+                for feature in self.features
+            },
+            "counts": {
+                verdict.value: sum(one.verdict is verdict for one in self.findings)
+                for verdict in Verdict
+            },
+            "looked_inside": self.facts.guest is not None,
+            "no_guest": self.facts.no_guest or None,
+            "window_seconds": None if window is None else round(window.seconds, 3),
+            "seconds": round(self.seconds, 3),
+            "bugs": list(self.bugs),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to audit: a VM by its name, this host, or a guest from inside. `window` in seconds."""
+
+    vm: str | None = None
+    host: bool = False
+    guest: bool = False
+    access: GuestAccess | None = None
+    window: float = WINDOW_SECONDS
+    deep: bool = False
+    features: tuple[Feature, ...] = tuple(Feature)
+
+
+async def audit(request: Request, judges: Mapping[Feature, Judge]) -> Audit:
+    """Read and judge. Raises UsageError where what is asked for is not there."""
+    began = time.monotonic()
+    if request.vm is not None:
+        subject, facts = request.vm, await _of_vm(request.vm, request)
+    elif request.host:
+        host = await asyncio.to_thread(read_host)
+        subject, facts = "this host", Facts(host=host, no_guest="this is about the host alone")
+    else:
+        subject, facts = "this machine as a guest", await _of_guest(request)
+    findings: list[Finding] = []
+    bugs: list[str] = []
+    for feature in request.features:
+        found, bug = judged(feature, judges[feature], facts)
+        findings += found
+        bugs += [bug] if bug else []
+    return Audit(
+        subject, request.features, facts, tuple(findings), time.monotonic() - began, tuple(bugs)
+    )
+
+
+def judged(feature: Feature, judge: Judge, facts: Facts) -> tuple[list[Finding], str]:
+    """The findings of one judge. Where it fails, each level cannot be told, and the traceback."""
+    try:
+        return judge(facts), ""
+    except Exception as error:
+        what = f"its check failed: {type(error).__name__}: {error}"
+        return [
+            Finding(
+                feature,
+                level,
+                check="check-failed",
+                verdict=Verdict.UNTOLD,
+                what=what,
+                evidence=(),
+                why="this is a bug in vmferry",
+                change="report it with the details that vmferry kept",
+            )
+            for level in Level
+        ], traceback.format_exc()
+
+
+async def _of_guest(request: Request) -> Facts:
+    try:
+        guest = await read_guest(request.access or ThisMachine(), request.window)
+    except GuestUntold as error:
+        raise UsageError(error.reason) from None
+    return Facts(guest=guest)
+
+
+async def _of_vm(vm: str, request: Request) -> Facts:
+    async with _opened(vm) as side:
+        try:
+            return await _look(side, vm, request)
+        except QmpGone:
+            raise UsageError(f"'{vm}' ended while it was looked at") from None
+
+
+@dataclass(slots=True)
+class _Guest:
+    """What became of the look into the guest."""
+
+    facts: GuestFacts | None = None
+    reason: str = NOT_LOOKED
+
+
+async def _look(side: QemuSide, vm: str, request: Request) -> Facts:
+    deep = _Deep(request.deep)
+    window = WindowReader(side)
+    links = await window.begin()
+    async with deep.counting(), asyncio.TaskGroup() as tasks:
+        inside = tasks.create_task(_inside(request))
+        host = tasks.create_task(asyncio.to_thread(read_host))
+        reading = await read_vm(side, vm, links)
+        await inside
+        await asyncio.sleep(max(0.0, window.began + request.window - time.monotonic()))
+        counted = await window.end(reading.facts, reading.owners)
+        deep.count(counted)
+    return Facts(
+        host=host.result(),
+        vm=reading.facts,
+        window=counted,
+        guest=inside.result().facts,
+        deep=await asyncio.to_thread(deep.facts, host.result(), reading.facts),
+        no_guest="" if inside.result().facts is not None else inside.result().reason,
+    )
+
+
+async def _inside(request: Request) -> _Guest:
+    if request.access is None:
+        return _Guest()
+    try:
+        return _Guest(await read_guest(request.access, request.window), "")
+    except GuestUntold as error:
+        return _Guest(None, error.reason)
+
+
+@dataclass(slots=True)
+class _Deep:
+    """What `--deep` adds, or nothing."""
+
+    wanted: bool
+    _probes: TransmitProbes = field(default_factory=TransmitProbes)
+    _first: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    _calls: dict[str, int] | None = None
+
+    @contextlib.asynccontextmanager
+    async def counting(self) -> AsyncIterator[None]:
+        if not self.wanted:
+            yield
+            return
+        with self._probes:
+            self._first = self._probes.counts() or {}
+            yield
+
+    def count(self, window: Window) -> None:
+        """Take the counts at the window's end."""
+        last = self._probes.counts() if self.wanted else None
+        if last is not None:
+            threads = [one.tid for one in window.threads or () if one.role == "vhost"]
+            self._calls = transmit_calls(self._first, last, frozenset(threads) or None)
+
+    def facts(self, host: HostFacts, vm: VmFacts) -> DeepFacts | None:
+        if not self.wanted:
+            return None
+        unread: dict[str, str] = {}
+        if self._calls is None:
+            unread["transmit_calls"] = self._probes.problem
+        devices = [device.host for device in vm.passthrough or () if device.host]
+        pages = read_leaf_pages(host.kernel, devices, unread) if devices else {}
+        return DeepFacts(pages, self._calls, unread)
+
+
+@contextlib.asynccontextmanager
+async def _opened(vm: str) -> AsyncIterator[QemuSide]:
+    """The VM's QEMU with an open session. Raises UsageError."""
+    address = parse_vm(vm)
+    if isinstance(address, VmName):
+        instance = current_instance(lookup(address.name))
+        if instance is None or not instance.alive():
+            raise UsageError(
+                f"'{address.name}' does not run", hint="`vmferry ls` shows which VMs do"
+            )
+        side = QemuSide(instance.files.observer_socket, instance.process, ours=True)
+    else:
+        process = await asyncio.to_thread(peer_of, address.path)
+        side = QemuSide(address.path, process, ours=False)
+    try:
+        await side.connect()
+        if not await names_its_threads(side):
+            # Somebody passes the socket on, or opened it for QEMU.
+            side.process = None
+        yield side
+    except QmpError as error:
+        raise UsageError(f"'{vm}' cannot be looked at: {error}") from None
+    finally:
+        await side.close()

@@ -1,0 +1,108 @@
+"""A QEMU's process seen from outside: its open files, and who shares its CPUs."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmferry.fastpath.collect_files import read_text
+from vmferry.host.threads import cores_of
+
+PROC = Path("/proc")
+_TAP = re.compile(r"^iff:\s*(\S+)", re.MULTILINE)
+_VFIO = re.compile(r"/dev/vfio/(vfio|\d+|devices/\w+)")
+# Threads that are vCPUs: QEMU's with debug-threads=on, cloud-hypervisor's, Firecracker's.
+_VCPU = re.compile(r"CPU \d+/(KVM|TCG)|vcpu\d+|fc_vcpu \d+")
+_QEMU = re.compile(r"qemu-system-\S*|qemu-kvm|kvm")
+_SMP = re.compile(r"(?:cpus=)?(\d{1,4})(?:,|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFiles:
+    """What of a process's open files matters here. `taps`: interfaces by descriptor; `vhost_net`
+    counts /dev/vhost-net; `vfio` has what of /dev/vfio and /dev/iommu is open."""
+
+    taps: Mapping[int, str]
+    vhost_net: int
+    vfio: frozenset[str]
+
+
+def read_open_files(pid: int, proc: Path = PROC) -> OpenFiles:
+    """Raises OSError where this user may not look."""
+    taps: dict[int, str] = {}
+    vhost_net = 0
+    vfio = set()
+    for entry in (proc / str(pid) / "fd").iterdir():
+        try:
+            target = str(entry.readlink())
+        except FileNotFoundError:
+            continue
+        if target == "/dev/vhost-net":
+            vhost_net += 1
+        elif target == "/dev/iommu" or _VFIO.fullmatch(target):
+            vfio.add(target)
+        elif target == "/dev/net/tun":
+            with contextlib.suppress(OSError):
+                name = _TAP.search(read_text(proc / str(pid) / "fdinfo" / entry.name))
+                if name is not None:
+                    taps[int(entry.name)] = name[1]
+    return OpenFiles(taps, vhost_net, frozenset(vfio))
+
+
+def processes(proc: Path = PROC) -> Iterator[tuple[int, str]]:
+    """Pid and name of every process that can be seen."""
+    for entry in proc.iterdir():
+        if entry.name.isascii() and entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                yield int(entry.name), read_text(entry / "comm").rstrip("\n")
+
+
+def count_neighbours(pid: int, cpus: frozenset[int], proc: Path = PROC) -> int:
+    """vCPUs of other VMs that may run on these CPUs. Raises OSError."""
+    return sum(
+        bool(cores_of(tid) & cpus)
+        for other, name in processes(proc)
+        if other != pid
+        for tid in _vcpu_threads(other, name, proc)
+    )
+
+
+def vhost_threads(pid: int, proc: Path = PROC) -> list[int]:
+    """The kernel's own threads for this process's vhost devices: up to Linux 6.3, by their name.
+
+    Later ones are threads of the process itself (Linux f9010dbdce91).
+    """
+    return [other for other, name in processes(proc) if name == f"vhost-{pid}"[:15]]
+
+
+def _vcpu_threads(pid: int, name: str, proc: Path) -> list[int]:
+    try:
+        tids = sorted(int(entry.name) for entry in (proc / str(pid) / "task").iterdir())
+    except (OSError, ValueError):
+        return []
+    if len(tids) == 1:
+        return []
+    found = []
+    for tid in tids:
+        with contextlib.suppress(OSError):
+            if _VCPU.fullmatch(read_text(proc / str(pid) / "task" / str(tid) / "comm").rstrip()):
+                found.append(tid)
+    # A QEMU that does not name its threads: as many as it has vCPUs; they have the same CPUs.
+    return found if found or not _QEMU.fullmatch(name) else tids[-_smp(pid, proc) :]
+
+
+def _smp(pid: int, proc: Path) -> int:
+    with contextlib.suppress(OSError):
+        words = [
+            os.fsdecode(word) for word in (proc / str(pid) / "cmdline").read_bytes().split(b"\0")
+        ]
+        for option, value in itertools.pairwise(words):
+            match = _SMP.match(value)
+            if option in ("-smp", "--smp") and match is not None and int(match[1]) > 0:
+                return int(match[1])
+    return 1
