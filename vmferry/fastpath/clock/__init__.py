@@ -1,0 +1,1 @@
+"""The KVM clock without a system call."""

@@ -1,0 +1,1 @@
+"""Large pages of the IOMMU, and of the guest's RAM."""

@@ -1,0 +1,1 @@
+"""The migration in a thread of its own."""

@@ -1,0 +1,1 @@
+"""Multi-queue virtio-net: a queue pair for each vCPU."""

@@ -1,0 +1,1 @@
+"""Para-virtualized spinlocks."""

@@ -1,0 +1,1 @@
+"""Multi-queue virtio-scsi, and virtio-blk."""

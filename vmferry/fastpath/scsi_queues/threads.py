@@ -1,0 +1,62 @@
+"""Judges the threads of QEMU that serve a controller's queues."""
+
+from __future__ import annotations
+
+from vmferry.fastpath.facts import Facts, StorageController
+from vmferry.fastpath.finding import Level
+from vmferry.fastpath.verdicts import RESTART, Findings, counted, saw
+
+# From these versions on, `iothread-vq-mapping` spreads a device's queues over several iothreads.
+# Before them all queues of one device are served by one thread.
+_MAPPING_SINCE = {"blk": (9, 0, 0), "scsi": (10, 0, 0)}
+
+
+def judge_threads(facts: Facts, one: StorageController, out: Findings) -> None:
+    """Whether one thread has to do for several disks, or the main loop for all."""
+    place = out.at(Level.OFFERED, "scsi-threads", one.name)
+    version = facts.vm.version if facts.vm else (0, 0, 0)
+    vcpus = len(facts.vm.vcpus) if facts.vm else 0
+    kind = "scsi" if "scsi" in one.model else "blk"
+    evidence = (
+        saw(f"QOM {one.name} iothread", one.iothreads or "none: the main loop"),
+        saw(f"disks behind {one.name}", one.disks),
+        saw("QMP query-version", ".".join(map(str, version))),
+    )
+    mapped = version >= _MAPPING_SINCE[kind]
+    cost = f"{RESTART}; each iothread can take a core of the host"
+    if vcpus <= 1 or (one.queues or 1) <= 1:
+        if not one.iothreads:
+            return
+        place.ok(f"{counted(len(one.iothreads), 'iothread')} for one queue", *evidence)
+    elif not one.iothreads:
+        place.better(
+            f"QEMU's main loop serves all {one.queues} queues",
+            *evidence,
+            why=(
+                "the main loop also serves QMP, the console and cards without vhost, and is one "
+                "thread: the guest's queues meet again there"
+            ),
+            change=(
+                f"-object iothread,id=io0 -device {one.model},…,iothread=io0; libvirt: "
+                "<iothreads>1</iothreads> and <driver iothread='1'/>"
+            ),
+            cost=cost,
+        )
+    elif len(one.iothreads) == 1 and one.disks > 1:
+        spread = (
+            "several iothreads by iothread-vq-mapping (libvirt: <iothreads> in the <driver>)"
+            if mapped
+            else f"a controller with an iothread of its own for each disk (QEMU "
+            f"{_MAPPING_SINCE[kind][0]}.0 can spread the queues of one over several iothreads)"
+        )
+        place.better(
+            f"one thread serves {one.queues} queues of {one.disks} disks",
+            *evidence,
+            why="queues are a gain inside the guest only, where one thread of the host serves all",
+            change=spread,
+            cost=cost,
+        )
+    else:
+        more = "" if len(one.iothreads) > 1 or mapped else ", which is all that this QEMU can"
+        threads = counted(len(one.iothreads), "iothread")
+        place.ok(f"{threads} for {one.queues} queues{more}", *evidence)

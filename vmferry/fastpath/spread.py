@@ -1,0 +1,94 @@
+"""How interrupts of a device's queues are spread over queues and CPUs of the guest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from vmferry.fastpath.facts import PerCpu
+from vmferry.units import format_share
+
+# Below this share of all, a queue's or CPU's interrupts are noise (a control message, a timer).
+BUSY_SHARE = 0.05
+# From this share on, one CPU has them all: two queues on two CPUs would come to a half each.
+CONCENTRATED = 0.9
+# So few interrupts tell nothing about shares: at 50 the error of a half is 7 per cent.
+FEWEST_INTERRUPTS = 50
+
+_QUEUE_NUMBER = re.compile(r"\.(\d+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """`queues`: interrupts by queue, a queue's input and output together; `shared`: those of a
+    vector that serves all queues; `cpus`: all of them by CPU."""
+
+    queues: Mapping[str, int]
+    shared: int
+    cpus: PerCpu
+
+    @property
+    def total(self) -> int:
+        return sum(self.cpus)
+
+    @property
+    def busy_queues(self) -> int:
+        return _busy(tuple(self.queues.values()))
+
+    @property
+    def busy_cpus(self) -> int:
+        return _busy(self.cpus)
+
+    @property
+    def top_share(self) -> float:
+        """The share of the CPU that has most."""
+        return max(self.cpus, default=0) / self.total if self.total else 0.0
+
+    def __str__(self) -> str:
+        queues = ", ".join(f"{name}: {count:,}" for name, count in sorted(self.queues.items()))
+        if self.shared:
+            queues = ", ".join(filter(None, [queues, f"all queues together: {self.shared:,}"]))
+        cpus = ", ".join(f"CPU {index}: {count:,}" for index, count in enumerate(self.cpus))
+        top = f"; the busiest CPU has {format_share(self.top_share)}" if self.total else ""
+        return f"{queues or 'none'}; by CPU {cpus or 'none'}{top}"
+
+
+def spread_of(interrupts: Mapping[str, PerCpu]) -> Spread:
+    """From the rows of /proc/interrupts of one device; configuration's vector does not count."""
+    queues: dict[str, int] = {}
+    shared = 0
+    cpus: tuple[int, ...] = ()
+    for name, counts in interrupts.items():
+        if not _serves_queues(name):
+            continue
+        cpus = tuple(a + b for a, b in zip_longest(cpus, counts, fillvalue=0))
+        if _is_shared(name):
+            shared += sum(counts)
+            continue
+        found = _QUEUE_NUMBER.search(name)
+        # virtio-scsi gives all its queues one name; the reader tells them apart by their interrupt.
+        queue = f"queue {found[1]}" if found else name
+        queues[queue] = queues.get(queue, 0) + sum(counts)
+    return Spread(queues, shared, cpus)
+
+
+def shares_one_vector(interrupts: Mapping[str, PerCpu]) -> bool:
+    """Whether the driver had too few vectors and put all queues on one."""
+    names = [name for name in interrupts if _serves_queues(name)]
+    return bool(names) and all(_is_shared(name) for name in names)
+
+
+def _is_shared(name: str) -> bool:
+    """The kernel's own name is `virtio0-virtqueues`; with INTx it is `virtio0` alone."""
+    return name.endswith("virtqueues") or re.fullmatch(r"virtio\d+", name) is not None
+
+
+def _serves_queues(name: str) -> bool:
+    return not name.endswith(("config", "control", "event"))
+
+
+def _busy(counts: tuple[int, ...]) -> int:
+    total = sum(counts)
+    return sum(1 for count in counts if total and count / total >= BUSY_SHARE)

@@ -1,0 +1,1 @@
+"""Zero-copy transmit of vhost-net."""
