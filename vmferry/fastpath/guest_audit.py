@@ -477,7 +477,7 @@ def summary(facts: "Facts") -> "list[tuple[str, str, str]]":
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description="Reads only; see the top of this file.")
     parser.add_argument("--json", action="store_true", help="the readings, in one line")
     parser.add_argument("--seconds", type=float, default=1.0, help="how long counters are watched")
     options = parser.parse_args()
