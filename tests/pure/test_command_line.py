@@ -90,10 +90,15 @@ def test_ram_in_files_is_in_a_folder_and_unnamed() -> None:
     assert after(words(vm), "-object") == [
         "memory-backend-file,id=pc.ram,size=268443648,mem-path=/ram,,disk,share=on"
     ]
-    assert (
-        "mem-path=/dev/hugepages"
-        in after(words(spec(memory={"backend": "hugepages"})), "-object")[0]
-    )
+
+
+def test_huge_pages_are_of_the_size_asked_for_and_taken_at_the_start() -> None:
+    for size, expected in ((None, 2**21), ("1GiB", 2**30)):
+        memory = {"size": 2**30, "backend": "hugepages", "page_size": size}
+        assert after(words(spec(memory=memory)), "-object") == [
+            f"memory-backend-memfd,id=pc.ram,size={2**30},"
+            f"hugetlb=on,hugetlbsize={expected},prealloc=on"
+        ]
 
 
 def test_a_disk_may_have_any_path() -> None:
@@ -104,6 +109,42 @@ def test_a_disk_may_have_any_path() -> None:
     assert blockdev["file"]["filename"] == path
     assert blockdev["cache"] == {"direct": True, "no-flush": False}
     assert "virtio-scsi-pci,id=scsi" in after(line, "-device")
+
+
+def test_queues_and_who_serves_them() -> None:
+    vm = spec(
+        disk=[
+            {"path": "/a", "interface": "scsi"},
+            {"path": "/b", "queues": 2, "iothreads": [2, 1]},
+            {"path": "/c", "queues": 2, "iothreads": []},
+            {"path": "/d"},
+        ],
+        scsi={"queues": 4, "iothreads": [1]},
+    )
+    line = words(vm)
+    assert after(line, "-object")[1:] == ["iothread,id=iothread1", "iothread,id=iothread2"]
+    devices = after(line, "-device")
+    assert "virtio-scsi-pci,id=scsi,num_queues=4,iothread=iothread1" in devices
+    spread = next(json.loads(one) for one in devices if one.startswith("{"))
+    assert (spread["driver"], spread["num-queues"]) == ("virtio-blk-pci", 2)
+    assert spread["iothread-vq-mapping"] == [{"iothread": "iothread2"}, {"iothread": "iothread1"}]
+    assert "virtio-blk-pci,drive=disk2,id=drive2,bootindex=3,num-queues=2" in devices
+    assert "virtio-blk-pci,drive=disk3,id=drive3,bootindex=4" in devices
+
+
+def test_a_card_on_a_bridge_has_the_tap_that_it_is_given() -> None:
+    vm = spec(nic=[{"kind": "bridge", "bridge": "br0", "queues": 2}])
+    given = command_line(vm, SOURCE, IMAGE, {0: "fds=7:8,vhost=off"}, incoming=False)
+    assert after(given, "-netdev") == ["tap,id=net0,fds=7:8,vhost=off"]
+    assert any(word.endswith(",mq=on,vectors=6,romfile=") for word in after(given, "-device"))
+    helped = words(spec(nic=[{"kind": "bridge", "bridge": "br0", "queues": 1}]))
+    assert after(helped, "-netdev") == ["bridge,id=net0,br=br0"]
+    assert any(word.endswith(",mq=off,vectors=4,romfile=") for word in after(helped, "-device"))
+
+
+def test_a_passed_through_device() -> None:
+    vm = spec(passthrough=[{"host": "01:00.0"}])
+    assert "vfio-pci,host=0000:01:00.0,id=passthrough0" in after(words(vm), "-device")
 
 
 def test_only_a_test_guest_has_channels() -> None:

@@ -44,6 +44,7 @@ def test_everything(write: Path, tmp_path: Path) -> None:
         [cpu]
         count = 4
         model = "host,-avx"
+        pin = [4, 5, 6, 7]
         [memory]
         size = "1GiB"
         backend = "file"
@@ -62,7 +63,16 @@ def test_everything(write: Path, tmp_path: Path) -> None:
         [[nic]]
         kind = "bridge"
         bridge = "br0"
+        create_bridge = true
         mac = "52:54:00:AB:CD:EF"
+        queues = 4
+        vhost = true
+        zero_copy = true
+        [scsi]
+        queues = 4
+        iothreads = [0, 1]
+        [[passthrough]]
+        host = "C1:00.1"
         [qemu]
         accelerator = "tcg"
         extra = ["-vnc", "unix:{instance}/vnc.sock"]
@@ -72,6 +82,7 @@ def test_everything(write: Path, tmp_path: Path) -> None:
     assert spec.boot.kernel == str(tmp_path / "vmlinuz"), "relative to the file, not to the shell"
     assert spec.disk[0].path == str(tmp_path / "root.qcow2")
     assert spec.nic[1].mac == "52:54:00:ab:cd:ef"
+    assert spec.passthrough[0].host == "0000:c1:00.1"
 
 
 def test_json_and_back_even_when_a_file_has_gone(write: Path, tmp_path: Path) -> None:
@@ -103,7 +114,7 @@ def test_all_problems_at_once(write: Path) -> None:
     )
     for expected in (
         "memory.size: is missing",
-        "memory.sise: unknown key; allowed: backend, path, size; did you mean 'size'?",
+        "memory.sise: unknown key; allowed: backend, page_size, path, size; did you mean 'size'?",
         "cpu.count: 0 is out of range",
         "boot.kernel: there is no file",
         "disk[0].path: there is no file",
@@ -136,6 +147,45 @@ def test_all_problems_at_once(write: Path) -> None:
         ('[memory]\nsize = "64MiB"', "nothing to boot"),
         ('[memory]\nsize = "64MiB"\nbackend = "file"', "memory: backend 'file' needs path"),
         ('[memory]\nsize = "64MiB"\npath = "."', "memory: backend 'ram' takes no path"),
+        ('[memory]\nsize = 1\npage_size = "4KiB"', "memory.page_size: 4.00 KiB is no size of huge"),
+        ('[memory]\nsize = "64MiB"\npage_size = "2MiB"', "'ram' takes no page_size"),
+        (
+            '[memory]\nsize = "65MiB"\nbackend = "hugepages"',
+            "size 65.0 MiB is not a multiple of the huge pages' 2.00 MiB",
+        ),
+        (
+            '[memory]\nsize = "64MiB"\nbackend = "hugepages"\npage_size = "1GiB"',
+            "size 64.0 MiB is not a multiple of the huge pages' 1.00 GiB",
+        ),
+        (SMALL + "[cpu]\npin = [0, 1]", "cpu: pin names 2 CPUs of the host for 1 vCPUs"),
+        (SMALL + "[cpu]\ncount = 2\npin = [1, 1]", "cpu.pin: 1 is there twice"),
+        (SMALL + "[cpu]\npin = [-1]", "cpu.pin[0]: -1 is out of range"),
+        (SMALL + "[scsi]\nqueues = 2", "[scsi] needs a [[disk]] with interface = 'scsi'"),
+        (
+            SMALL + "[[nic]]\nqueues = 2",
+            "nic[0]: queues, vhost and zero_copy are for kind 'bridge'",
+        ),
+        (
+            SMALL + '[[nic]]\nkind = "bridge"\nbridge = "br0"\nmodel = "e1000"\nvhost = true',
+            "nic[0]: queues, vhost and zero_copy are for kind 'bridge' with model 'virtio'",
+        ),
+        (
+            SMALL + '[[nic]]\nkind = "bridge"\nbridge = "br0"\nvhost = false\nzero_copy = true',
+            "nic[0]: zero_copy needs vhost",
+        ),
+        (SMALL + "[[nic]]\ncreate_bridge = true", "nic[0]: kind 'user' takes no bridge"),
+        (
+            SMALL + '[[nic]]\nkind = "bridge"\nbridge = "br0"\nqueues = 257',
+            "nic[0].queues: 257 is out of range; allowed: 256 or less",
+        ),
+        (
+            SMALL + '[[passthrough]]\nhost = "eth0"',
+            "passthrough[0].host: 'eth0' is not a PCI address",
+        ),
+        (
+            SMALL + '[[passthrough]]\nhost = "01:00.0"\n[[passthrough]]\nhost = "0000:01:00.0"',
+            "passthrough host 0000:01:00.0 is there twice",
+        ),
         (SMALL + 'initrd = "web.toml"', "boot: the test guest brings its own initrd"),
         (SMALL + "[cpu]\ncount = 1.5", "cpu.count: 1.5 is not a whole number"),
         (SMALL + '[cpu]\ncount = "2"', "cpu.count: '2' is not a whole number"),
@@ -195,6 +245,13 @@ def test_an_extra_argument_that_collides_is_refused_with_a_reason(write: Path, o
 def test_what_two_instances_would_share_needs_the_instance_folder(write: Path) -> None:
     found = problems(write, SMALL + '[qemu]\nextra = ["-vnc", ":1"]')
     assert "use -vnc unix:{instance}/vnc.sock" in found
+
+
+def test_a_scsi_disk_has_its_queues_at_its_controller(write: Path, tmp_path: Path) -> None:
+    (tmp_path / "d").touch()
+    disk = '[[disk]]\npath = "d"\ninterface = "scsi"\nqueues = 2'
+    expected = "disk[0]: queues and iothreads of a disk with interface 'scsi' go into [scsi]"
+    assert expected in problems(write, SMALL + disk)
 
 
 def test_a_name_from_the_file_is_said_to_be_so(tmp_path: Path) -> None:

@@ -31,14 +31,18 @@ class ThreadTimes:
         return self.name.startswith(("live_migration", "multifd", "mig/"))
 
 
-def thread_times(pid: int) -> list[ThreadTimes]:
-    """All threads of a process; those that end while we read are left out."""
+def tids_of(pid: int) -> list[int]:
+    """All threads of a process; none where it has ended."""
     try:
-        tids = sorted(int(path.name) for path in Path(f"/proc/{pid}/task").iterdir())
+        return sorted(int(path.name) for path in Path(f"/proc/{pid}/task").iterdir())
     except OSError:
         return []
+
+
+def thread_times(pid: int) -> list[ThreadTimes]:
+    """All threads of a process; those that end while we read are left out."""
     found = []
-    for tid in tids:
+    for tid in tids_of(pid):
         with contextlib.suppress(OSError):
             name = Path(f"/proc/{pid}/task/{tid}/comm").read_bytes()
             found.append(times_of(pid, tid, name.decode(errors="replace").rstrip("\n")))

@@ -15,13 +15,16 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, ValidationInfo
 
-from vmferry.units import UnitError, parse_size
+from vmferry.units import GIB, MIB, UnitError, format_size, parse_size
 
+# Of the hosts that matter here, and of VT-d's second-stage tables too.
+PAGE_SIZES = (2 * MIB, GIB)
 NAME_RULE = "1 to 64 letters, digits, '.', '_' or '-', the first one a letter or digit"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
-_CPU_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,=+-]{0,400}", re.ASCII)
+_CPU_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,=+-]*", re.ASCII)
 _MACHINE = re.compile(r"[a-z0-9][a-z0-9.-]{0,40}", re.ASCII)
 _INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}", re.ASCII)
+_PCI = re.compile(r"([0-9a-f]{4}:)?([0-9a-f]{2}:[01][0-9a-f]\.[0-7])", re.ASCII)
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
 
 
@@ -70,6 +73,28 @@ def _mac(text: str) -> str:
     return lowered
 
 
+def _pci(text: str) -> str:
+    """With its domain, as /sys/bus/pci/devices has it."""
+    match = _PCI.fullmatch(text.lower())
+    if match is None:
+        raise ValueError(f"{text!r} is not a PCI address such as '0000:01:00.0' (`lspci -D`)")
+    return f"{match[1] or '0000:'}{match[2]}"
+
+
+def _page_size(size: int) -> int:
+    if size not in PAGE_SIZES:
+        allowed = " or ".join(format_size(one).replace(" ", "") for one in PAGE_SIZES)
+        raise ValueError(f"{format_size(size)} is no size of huge pages; allowed: {allowed}")
+    return size
+
+
+def _once_each(values: tuple[int, ...]) -> tuple[int, ...]:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{value} is there twice")
+    return values
+
+
 def _resolve(text: str, info: ValidationInfo) -> Path | None:
     """The absolute path that the file means, or None where nothing is to be checked."""
     _text(text)
@@ -115,6 +140,12 @@ Name = Annotated[str, AfterValidator(check_name)]
 Text = Annotated[str, AfterValidator(_text)]
 Size = Annotated[StrictInt, BeforeValidator(_size)]
 Count = Annotated[StrictInt, Field(ge=1, le=255)]
+# A tap has at most as many (MAX_TAP_QUEUES of the kernel).
+Queues = Annotated[StrictInt, Field(ge=1, le=256)]
+Places = Annotated[
+    tuple[Annotated[StrictInt, Field(ge=0, le=65535)], ...], AfterValidator(_once_each)
+]
+PageSize = Annotated[Size, AfterValidator(_page_size)]
 Port = Annotated[StrictInt, Field(ge=1, le=65535)]
 CpuModel = Annotated[
     str, AfterValidator(_matches(_CPU_MODEL, "a CPU model such as 'max' or 'host,-avx'"))
@@ -124,6 +155,7 @@ Interface = Annotated[
     str, AfterValidator(_matches(_INTERFACE, "a name of a network interface such as 'br0'"))
 ]
 MacAddress = Annotated[str, AfterValidator(_mac)]
+PciAddress = Annotated[str, AfterValidator(_pci)]
 ExistingFile = Annotated[str, AfterValidator(_existing_file)]
 ExistingFolder = Annotated[str, AfterValidator(_existing_folder)]
 Kernel = Annotated[str, AfterValidator(_kernel)]

@@ -25,6 +25,7 @@ from vmferry.testguest.settings import PageWriterSettings
 from vmferry.units import KIB, MIB, format_size
 from vmferry.vm.extra_arguments import check_extra_arguments
 from vmferry.vm.fields import (
+    PAGE_SIZES,
     Count,
     CpuModel,
     ExistingFile,
@@ -34,7 +35,11 @@ from vmferry.vm.fields import (
     MacAddress,
     Machine,
     Name,
+    PageSize,
+    PciAddress,
+    Places,
     Port,
+    Queues,
     Size,
     Text,
 )
@@ -55,10 +60,21 @@ class _Model(BaseModel):
 
 
 class Cpu(_Model):
-    """`model` is QEMU's; without it `host` under KVM and `max` under TCG."""
+    """`model` is QEMU's, with its features; without it `host` under KVM and `max` under TCG.
+
+    `pin` has for each vCPU the one CPU of the host that it runs on; QEMU's other threads then keep
+    off these.
+    """
 
     count: Count = 1
     model: CpuModel | None = None
+    pin: Places = ()
+
+    @model_validator(mode="after")
+    def _all_are_pinned(self) -> Self:
+        if self.pin and len(self.pin) != self.count:
+            raise ValueError(f"pin names {len(self.pin)} CPUs of the host for {self.count} vCPUs")
+        return self
 
 
 def _check_ram(size: int) -> int:
@@ -72,19 +88,30 @@ def _check_ram(size: int) -> int:
 class Memory(_Model):
     """Guest RAM. `path` is a folder: each instance makes its own unnamed file in it.
 
-    So two instances on one host never share RAM, which would ruin the running one.
+    So two instances on one host never share RAM, which would ruin the running one. Without
+    `backend` it is `ram`, or `hugepages` where a passed-through device gains by them.
     """
 
     size: Annotated[Size, AfterValidator(_check_ram)]
-    backend: Literal["ram", "memfd", "file", "hugepages"] = "ram"
+    backend: Literal["ram", "memfd", "file", "hugepages"] | None = None
     path: ExistingFolder | None = None
+    page_size: PageSize | None = None
 
     @model_validator(mode="after")
-    def _path_fits_backend(self) -> Self:
-        if self.backend == "file" and self.path is None:
+    def _parts_fit(self) -> Self:
+        backend = self.backend or "ram"
+        if backend == "file" and self.path is None:
             raise ValueError("backend 'file' needs path, a folder for the RAM's file")
-        if self.backend in ("ram", "memfd") and self.path is not None:
-            raise ValueError(f"backend '{self.backend}' takes no path; allowed: file, hugepages")
+        if backend != "file" and self.path is not None:
+            raise ValueError(f"backend '{backend}' takes no path; allowed: file")
+        if backend != "hugepages" and self.page_size is not None:
+            raise ValueError(f"backend '{backend}' takes no page_size; allowed: hugepages")
+        page = self.page_size or PAGE_SIZES[0]
+        if backend == "hugepages" and self.size % page:
+            raise ValueError(
+                f"size {format_size(self.size)} is not a multiple of the huge pages' "
+                f"{format_size(page)}"
+            )
         return self
 
 
@@ -107,7 +134,8 @@ class Boot(_Model):
 class Disk(_Model):
     """A disk image. `writeback` is safe for a move: QEMU drops its cache when the VM goes over.
 
-    No NVMe: QEMU cannot migrate it.
+    `queues` and `iothreads` as in `Scsi`, which has them for disks with interface `scsi`. No NVMe:
+    QEMU cannot migrate it.
     """
 
     path: ExistingFile
@@ -115,6 +143,25 @@ class Disk(_Model):
     interface: Literal["virtio", "scsi"] = "virtio"
     cache: Literal["writeback", "none", "unsafe"] = "writeback"
     readonly: StrictBool = False
+    queues: Queues | None = None
+    iothreads: Places | None = None
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.interface == "scsi" and (self.queues is not None or self.iothreads is not None):
+            raise ValueError("queues and iothreads of a disk with interface 'scsi' go into [scsi]")
+        return self
+
+
+class Scsi(_Model):
+    """The virtio-scsi controller of the disks with interface `scsi`.
+
+    `iothreads` are the numbers of the threads of QEMU that serve its queues; none: the main loop
+    does. Devices that name the same number share the thread.
+    """
+
+    queues: Queues | None = None
+    iothreads: Places | None = None
 
 
 class Forward(_Model):
@@ -128,24 +175,48 @@ class Forward(_Model):
 class Nic(_Model):
     """A network card: QEMU's own user network, or a tap on a bridge of the host.
 
-    Without `mac`, one that follows from the VM's name and the card's place.
+    Without `mac`, one that follows from the VM's name and the card's place. `create_bridge`: the
+    bridge is made where there is none, and removed with the last VM on it.
     """
 
     kind: Literal["user", "bridge"] = "user"
     bridge: Interface | None = None
+    create_bridge: StrictBool = False
     mac: MacAddress | None = None
     model: Literal["virtio", "e1000", "e1000e"] = "virtio"
     forward: tuple[Forward, ...] = ()
+    queues: Queues | None = None
+    vhost: StrictBool | None = None
+    zero_copy: StrictBool = False
+
+    @property
+    def has_queues(self) -> bool:
+        """Whether it may have several queues, and vhost: others have one, served by QEMU."""
+        return self.kind == "bridge" and self.model == "virtio"
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         if self.kind == "bridge" and self.bridge is None:
             raise ValueError("kind 'bridge' needs bridge, the name of a bridge of the host")
-        if self.kind == "user" and self.bridge is not None:
+        if self.kind == "user" and (self.bridge is not None or self.create_bridge):
             raise ValueError("kind 'user' takes no bridge")
         if self.kind == "bridge" and self.forward:
             raise ValueError("forward is for kind 'user'; a guest on a bridge is reached directly")
+        asked = self.queues is not None or self.vhost is not None or self.zero_copy
+        if asked and not self.has_queues:
+            raise ValueError(
+                "queues, vhost and zero_copy are for kind 'bridge' with model 'virtio'; others have"
+                " one queue, which QEMU serves"
+            )
+        if self.zero_copy and self.vhost is False:
+            raise ValueError("zero_copy needs vhost")
         return self
+
+
+class Passthrough(_Model):
+    """A PCI device of the host, given to the VM by VFIO. A VM that has one cannot be moved."""
+
+    host: PciAddress
 
 
 class Qemu(_Model):
@@ -167,7 +238,9 @@ class VmSpec(_Model):
     memory: Memory
     boot: Boot = Boot()
     disk: tuple[Disk, ...] = ()
+    scsi: Scsi | None = None
     nic: tuple[Nic, ...] = ()
+    passthrough: tuple[Passthrough, ...] = ()
     testguest: PageWriterSettings | None = None
     qemu: Qemu = Qemu()
 
@@ -186,8 +259,11 @@ class VmSpec(_Model):
             raise ValueError("nothing to boot: give boot.kernel or a [[disk]]")
         if self.testguest is not None and not self.is_testguest:
             raise ValueError(f"[testguest] needs boot.kernel = '{TESTGUEST}'")
+        if self.scsi is not None and all(disk.interface != "scsi" for disk in self.disk):
+            raise ValueError("[scsi] needs a [[disk]] with interface = 'scsi'")
         _refuse_twins("disk path", [disk.path for disk in self.disk if not disk.readonly])
         _refuse_twins("nic mac", [nic.mac for nic in self.nic if nic.mac])
+        _refuse_twins("passthrough host", [one.host for one in self.passthrough])
         _refuse_twins(
             "forwarded port of the host",
             [f"{one.protocol} {one.host}" for nic in self.nic for one in nic.forward],

@@ -4,14 +4,15 @@ Two instances of one VM may live on one host, since a local move makes a second 
 collide, and the rule for each:
 
 - QMP sockets, console, heartbeat and agent sockets, console log: in the instance's own folder.
-- RAM in files or huge pages: each instance makes its own unnamed file in the folder given. With a
-  shared file the incoming RAM would overwrite the running VM's.
+- RAM in files or huge pages: each instance makes its own unnamed file. With a shared file the
+  incoming RAM would overwrite the running VM's.
 - Forwarded ports: QEMU opens them when it starts, and the source has them. A destination starts
   without; `late_commands` opens them when the source is gone.
-- Taps: the bridge helper makes a new tap for each instance. Both have the same MAC; the destination
-  announces itself when it resumes.
+- Taps: each instance gets new ones. The guest has the same MAC on both; the destination announces
+  itself when it resumes.
 - Disk images: QEMU locks them. A destination (`-incoming`) opens them inactive, without locks, and
   the source drops its own at switchover.
+- Passed-through devices: there is one of each, and QEMU does not migrate a VM that has one.
 - Extra arguments: `{instance}` becomes the instance's folder; VNC and gdb sockets must have it.
 
 Both sides must have the same devices in the same order, or QEMU cannot load the stream: nothing
@@ -22,12 +23,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vmferry.hypervisor.qemu.instance import InstanceFiles
 from vmferry.testguest.build import GuestImage, kernel_command_line
-from vmferry.vm.spec import Disk, Forward, Nic, VmSpec
+from vmferry.vm.fields import PAGE_SIZES
+from vmferry.vm.spec import Disk, Forward, Nic, Scsi, VmSpec
 
 HEARTBEAT_PORT = "vmferry.heartbeat"
 AGENT_PORT = "vmferry.agent"
@@ -39,9 +42,18 @@ _RAM = "pc.ram"
 
 
 def command_line(
-    spec: VmSpec, files: InstanceFiles, image: GuestImage | None, *, incoming: bool
+    spec: VmSpec,
+    files: InstanceFiles,
+    image: GuestImage | None,
+    taps: Mapping[int, str] | None = None,
+    *,
+    incoming: bool,
 ) -> list[str]:
-    """The program and its arguments. `spec` is resolved; `image` is there for a test guest."""
+    """The program and its arguments. `spec` is resolved; `image` is there for a test guest.
+
+    `taps` has for a card on a bridge, by its place, what QEMU is told of its tap; a card without
+    gets one from QEMU's bridge helper.
+    """
     if spec.qemu.binary is None or spec.cpu.model is None:
         raise ValueError(f"the specification of '{spec.name}' is not resolved")
     words = [spec.qemu.binary]
@@ -56,9 +68,12 @@ def command_line(
     words += _console(files)
     if spec.is_testguest:
         words += _guest_channels(files)
-    words += _disks(spec.disk)
+    words += _iothreads(spec)
+    words += _disks(spec.disk, spec.scsi or Scsi())
     for index, nic in enumerate(spec.nic):
-        words += _nic(spec.name, index, nic, with_forwards=not incoming)
+        words += _nic(spec.name, index, nic, (taps or {}).get(index), with_forwards=not incoming)
+    for index, device in enumerate(spec.passthrough):
+        words += ["-device", f"vfio-pci,host={device.host},id=passthrough{index}"]
     if incoming:
         words += ["-incoming", "defer", "-S"]
     words += [word.replace("{instance}", str(files.folder)) for word in spec.qemu.extra]
@@ -85,10 +100,14 @@ def mac_address(name: str, index: int) -> str:
 
 def _memory_backend(spec: VmSpec) -> str:
     memory = spec.memory
-    if memory.backend in ("ram", "memfd"):
-        return f"memory-backend-{memory.backend},id={_RAM},size={memory.size}"
-    folder = memory.path or "/dev/hugepages"
-    return f"memory-backend-file,id={_RAM},size={memory.size},mem-path={_escaped(folder)},share=on"
+    own = f"id={_RAM},size={memory.size}"
+    if memory.backend == "file":
+        return f"memory-backend-file,{own},mem-path={_escaped(memory.path)},share=on"
+    if memory.backend == "hugepages":
+        page = memory.page_size or PAGE_SIZES[0]
+        # Taken at the start: a page that is missing later would kill the VM.
+        return f"memory-backend-memfd,{own},hugetlb=on,hugetlbsize={page},prealloc=on"
+    return f"memory-backend-{memory.backend or 'ram'},{own}"
 
 
 def _boot(spec: VmSpec, image: GuestImage | None) -> list[str]:
@@ -141,10 +160,20 @@ def _guest_channels(files: InstanceFiles) -> list[str]:
     return words
 
 
-def _disks(disks: tuple[Disk, ...]) -> list[str]:
+def _iothreads(spec: VmSpec) -> list[str]:
+    served = [disk.iothreads or () for disk in spec.disk]
+    served += [spec.scsi.iothreads or ()] if spec.scsi is not None else []
+    words = []
+    for number in sorted({number for numbers in served for number in numbers}):
+        words += ["-object", f"iothread,id=iothread{number}"]
+    return words
+
+
+def _disks(disks: tuple[Disk, ...], scsi: Scsi) -> list[str]:
     words = []
     if any(disk.interface == "scsi" for disk in disks):
-        words += ["-device", "virtio-scsi-pci,id=scsi"]
+        device = {"driver": "virtio-scsi-pci", "id": "scsi", **_queues("num_queues", scsi)}
+        words += ["-device", _device(device)]
     for index, disk in enumerate(disks):
         node = f"disk{index}"
         cache = {"direct": disk.cache == "none", "no-flush": disk.cache == "unsafe"}
@@ -160,21 +189,56 @@ def _disks(disks: tuple[Disk, ...]) -> list[str]:
         }
         # JSON, since a path may have any letter.
         words += ["-blockdev", json.dumps(blockdev)]
-        device = "virtio-blk-pci" if disk.interface == "virtio" else "scsi-hd,bus=scsi.0"
-        words += ["-device", f"{device},drive={node},id=drive{index},bootindex={index + 1}"]
+        device = {"drive": node, "id": f"drive{index}", "bootindex": index + 1}
+        if disk.interface == "virtio":
+            device = {"driver": "virtio-blk-pci", **device, **_queues("num-queues", disk)}
+        else:
+            device = {"driver": "scsi-hd", "bus": "scsi.0", **device}
+        words += ["-device", _device(device)]
     return words
 
 
-def _nic(name: str, index: int, nic: Nic, *, with_forwards: bool) -> list[str]:
-    backend = f"user,id=net{index}" if nic.kind == "user" else f"bridge,id=net{index}"
-    if nic.bridge is not None:
-        backend += f",br={nic.bridge}"
+def _queues(name: str, device: Disk | Scsi) -> dict[str, Any]:
+    """Its queues, under QEMU's name for them, and who serves them; QEMU's own choice where none is
+    made."""
+    properties: dict[str, Any] = {} if device.queues is None else {name: device.queues}
+    threads = [f"iothread{number}" for number in device.iothreads or ()]
+    if len(threads) == 1:
+        properties["iothread"] = threads[0]
+    elif threads:
+        properties["iothread-vq-mapping"] = [{"iothread": thread} for thread in threads]
+    return properties
+
+
+def _device(properties: dict[str, Any]) -> str:
+    """As `driver,key=value,…`; as JSON where a value is a list, which only that can have."""
+    if any(isinstance(value, list) for value in properties.values()):
+        return json.dumps(properties)
+    driver, *others = properties.items()
+    return ",".join([driver[1], *(f"{key}={value}" for key, value in others)])
+
+
+def _nic(name: str, index: int, nic: Nic, tap: str | None, *, with_forwards: bool) -> list[str]:
+    if nic.kind == "user":
+        backend = f"user,id=net{index}"
+    elif tap is None:
+        backend = f"bridge,id=net{index},br={nic.bridge}"
+    else:
+        backend = f"tap,id=net{index},{tap}"
     if with_forwards:
         backend += "".join(f",hostfwd={_rule(forward)}" for forward in nic.forward)
     mac = nic.mac or mac_address(name, index)
+    device = f"{_NIC_MODELS[nic.model]},id=nic{index},netdev=net{index},mac={mac}"
+    if nic.queues is not None:
+        several = "on" if nic.queues > 1 else "off"
+        device += f",mq={several},vectors={vectors(nic.queues)}"
     # No boot ROM: the VM does not boot from the network, and the ROM's size would have to agree.
-    device = f"{_NIC_MODELS[nic.model]},id=nic{index},netdev=net{index},mac={mac},romfile="
-    return ["-netdev", backend, "-device", device]
+    return ["-netdev", backend, "-device", f"{device},romfile="]
+
+
+def vectors(queues: int) -> int:
+    """Interrupts of a virtio card: two for each pair of queues, for control and for changes."""
+    return 2 * queues + 2
 
 
 def _rule(forward: Forward) -> str:
