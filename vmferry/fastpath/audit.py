@@ -86,7 +86,7 @@ class Audit:
             "no_guest": self.facts.no_guest or None,
             "window_seconds": None if window is None else round(window.seconds, 3),
             "seconds": round(self.seconds, 3),
-            "bugs": list(self.bugs),
+            "bugs": [bug.strip().rpartition("\n")[2] for bug in self.bugs],
         }
 
 

@@ -62,12 +62,15 @@ class Tree:
         return self.root / name.lstrip("/")
 
     def text(self, field: str, name: str) -> str | None:
-        """A file's text, stripped; None, and why under `field`, where it cannot be read."""
+        """A file's text, stripped; None, and why under `field`, where it has none."""
         try:
-            return read_text(self.path(name)).strip()
+            text = read_text(self.path(name)).strip()
         except OSError as error:
             self.unread[field] = reason_of(error, name)
             return None
+        if not text:
+            self.unread[field] = f"{name} is empty"
+        return text or None
 
     def names(self, field: str, name: str) -> list[str] | None:
         """What a folder has; None, and why under `field`, where it cannot be read."""

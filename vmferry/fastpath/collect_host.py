@@ -23,6 +23,7 @@ DEVICES = ("/dev/kvm", "/dev/vhost-net", "/dev/net/tun", "/dev/vfio/vfio", "/dev
 
 _HUGE_PAGES = re.compile(r"hugepages-(\d{1,12})kB")
 _CHOSEN = re.compile(r"\[(\S+)\]")
+_RELEASE = re.compile(r"[\w.+~-]{1,64}")
 _RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
 _CAPABILITIES = re.compile(r"^CapEff:\s*([0-9a-f]{1,32})$", re.MULTILINE)
 # Of linux/capability.h.
@@ -36,7 +37,9 @@ def read_host(root: Path = Path("/")) -> HostFacts:
     """The facts of the host whose files are below `root`; never raises for what a file holds."""
     unread: dict[str, str] = {}
     tree = Tree(root, unread)
-    kernel = tree.maybe("/proc/sys/kernel/osrelease") or os.uname().release
+    kernel = tree.maybe("/proc/sys/kernel/osrelease") or ""
+    if _RELEASE.fullmatch(kernel) is None:
+        kernel = os.uname().release
     cpuinfo = _cpuinfo(tree)
     flags = _flags(cpuinfo, unread)
     sources = tree.text("clocksources", f"{_CLOCK}/available_clocksource")
@@ -51,7 +54,7 @@ def read_host(root: Path = Path("/")) -> HostFacts:
         modules=_modules(tree, kernel),
         devices={name: why for name in DEVICES if (why := _device(tree, name)) is not None},
         command_line=tree.text("command_line", "/proc/cmdline"),
-        clocksource=tree.text("clocksource", f"{_CLOCK}/current_clocksource") or None,
+        clocksource=tree.text("clocksource", f"{_CLOCK}/current_clocksource"),
         clocksources=None if sources is None else tuple(sources.split()),
         huge_pages=_huge_pages(tree),
         transparent_huge_pages=_transparent(tree),
