@@ -1,0 +1,5 @@
+"""`python -m lab`, which `./dev lab` runs."""
+
+from lab.cli import main
+
+main()

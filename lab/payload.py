@@ -1,0 +1,61 @@
+"""What each host gets of this checkout when it starts: vmferry, compiled, and its test guest.
+
+It is no part of the image, so that an edit of vmferry is in the next `up` without a build.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import tarfile
+import tempfile
+from pathlib import Path
+
+from lab import places, python_parts
+from lab.agent import Agent
+from lab.image import Image, Say, locked
+from vmferry.testguest import build as testguest
+
+_CACHE_INSIDE = "root/.cache/vmferry/testguest"
+
+
+async def install(agent: Agent, payload: Path) -> None:
+    """Unpack a payload in a host. Raises LabError."""
+    data = await asyncio.to_thread(payload.read_bytes)
+    (await agent.run(["tar", "-x", "-f", "-", "-C", "/"], stdin=data, timeout=120.0)).check()
+
+
+def make(image: Image, say: Say) -> Path:
+    """The archive for hosts of this image, from the cache or made now. Raises LabError."""
+    guest = testguest.build()
+    path = places.cache() / f"vmferry-{_key(image, guest.kernel.parent.name)}.tar"
+    if path.is_file():
+        return path
+    with locked("payload", say, "another command packs vmferry: waiting for it"):
+        for old in places.cache().glob("vmferry-*.tar"):
+            old.unlink()
+        with tempfile.TemporaryDirectory(dir=places.cache(), prefix="building-") as work:
+            root = Path(work) / "root"
+            root.mkdir()
+            python_parts.install_code(root, image.toolbox)
+            draft = Path(work) / "draft.tar"
+            with tarfile.open(draft, "w") as archive:
+                archive.add(root / python_parts.CODE, python_parts.CODE, filter=_owned_by_root)
+                inside = f"{_CACHE_INSIDE}/{guest.kernel.parent.name}"
+                archive.add(guest.kernel.parent, inside, filter=_owned_by_root)
+            draft.rename(path)
+    return path
+
+
+def _owned_by_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = "root"
+    return entry
+
+
+def _key(image: Image, guest: str) -> str:
+    digest = hashlib.sha256(f"{image.key} {guest}".encode())
+    for path in sorted((python_parts.ROOT / "vmferry").rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            digest.update(f"{path} {path.stat().st_size}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
