@@ -1,0 +1,96 @@
+"""What an audit found, in words: the table of the seven, then each finding that asks for something.
+
+The worst comes first. What cannot be told is last, and grouped by what to start or run so that it
+can be told.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+
+from vmferry.fastpath.audit import Audit
+from vmferry.fastpath.finding import Finding, Level, Verdict
+
+WIDTH = 100
+NO_QUESTION = "-"
+_HEADINGS = ("FAST PATH", *(level.name for level in Level))
+_SHOWN = (Verdict.MISCONFIGURED, Verdict.BETTER)
+
+
+def rows(audit: Audit) -> list[tuple[str, ...]]:
+    """The headings, and a row for each fast path with its verdict at each level."""
+    table: list[tuple[str, ...]] = [_HEADINGS]
+    for feature in audit.features:
+        verdicts = (audit.verdict(feature, level) for level in Level)
+        table.append(
+            (feature.value, *(NO_QUESTION if one is None else one.value for one in verdicts))
+        )
+    return table
+
+
+def describe(audit: Audit) -> list[str]:
+    """The lines below the table."""
+    lines: list[str] = []
+    for verdict in _SHOWN:
+        for finding in audit.findings:
+            if finding.verdict is verdict:
+                lines += ["", *_finding(finding)]
+    lines += _untold([one for one in audit.findings if one.verdict is Verdict.UNTOLD])
+    return [*lines, "", summary(audit)]
+
+
+def summary(audit: Audit) -> str:
+    """One sentence: how many of what."""
+    counts = [
+        (len({_key(one) for one in audit.findings if one.verdict is verdict}), verdict.value)
+        for verdict in (*_SHOWN, Verdict.UNTOLD)
+    ]
+    told = ", ".join(f"{count} {word}" for count, word in counts if count)
+    return f"{audit.subject}: {told or 'everything is as it should be'}"
+
+
+def _finding(finding: Finding) -> list[str]:
+    place = f"{finding.feature.value}, {finding.level.value}"
+    if finding.subject:
+        place += f", {finding.subject}"
+    lines = [f"{finding.verdict.value}: {place} ({finding.check})", *_wrapped("", finding.what)]
+    lines += [f"  seen: {one}" for one in finding.evidence]
+    for label, text in (("why", finding.why), ("change", finding.change), ("cost", finding.cost)):
+        if text:
+            lines += _wrapped(f"{label}: ", text)
+    return lines
+
+
+def _untold(findings: list[Finding]) -> list[str]:
+    """What cannot be told, by what would let it be told."""
+    groups: dict[str, list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault(finding.change, []).append(finding)
+    lines: list[str] = []
+    for change, group in groups.items():
+        lines += ["", Verdict.UNTOLD.value + ":"]
+        for finding in group:
+            place = f"{finding.feature.value}, {finding.level.value}"
+            subject = f", {finding.subject}" if finding.subject else ""
+            reason = f" ({finding.why})" if finding.why else ""
+            lines += _wrapped("", f"{place}{subject}: {finding.what}{reason}")
+            lines += [f"    seen: {one}" for one in finding.evidence]
+        if change:
+            lines += _wrapped("to tell: ", change)
+    return lines
+
+
+def _wrapped(label: str, text: str) -> Iterable[str]:
+    return textwrap.wrap(
+        f"{label}{text}",
+        WIDTH,
+        initial_indent="  ",
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _key(finding: Finding) -> tuple[object, ...]:
+    return (finding.feature, finding.level, finding.check, finding.subject)
