@@ -29,6 +29,7 @@ import tempfile
 import termios
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from lab.inside.frames import (
     INPUT_END,
     MOST,
     OUTPUT,
+    PADDING,
     READY,
     REQUEST,
     WINDOW,
@@ -52,12 +54,14 @@ from lab.inside.frames import (
 # So much may wait each way before no more is read.
 _WAITING_MOST = 512 * 1024
 _CANNOT_RUN = 127
+_LONGEST_POLL = 3600.0
 # linux/random.h: RNDADDENTROPY and RNDRESEEDCRNG.
 _ADD_ENTROPY, _RESEED = 0x40085203, 0x5207
+_HOME = "/root"
 _PORTS = Path("/sys/class/virtio-ports")
 _ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "HOME": "/root",
+    "HOME": _HOME,
     "LANG": "C.UTF-8",
     "TERM": "linux",
     "XDG_RUNTIME_DIR": "/run",
@@ -82,7 +86,7 @@ class _Program:
         try:
             self._process = subprocess.Popen(
                 words,
-                cwd="/root",
+                cwd=_HOME,
                 env=_ENVIRONMENT,
                 start_new_session=True,
                 preexec_fn=_take_terminal if terminal else None,
@@ -162,7 +166,7 @@ def reseed(seed: bytes) -> None:
 
 
 class _Session:
-    """What one port is about: at most one request at a time."""
+    """What one client of a port is about: at most one request at a time."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -197,7 +201,7 @@ class _Session:
                 both = select.POLLIN if program.input in program.outputs else 0
                 poll.register(program.input, select.POLLOUT | both)
             poll.register(program.pidfd, select.POLLIN)
-            timeout = max(0.0, program.until - time.monotonic()) * 1000
+            timeout = 1000 * min(max(0.0, program.until - time.monotonic()), _LONGEST_POLL)
         ready = dict(poll.poll(timeout))
         if ready.get(self._port, 0) & (select.POLLHUP | select.POLLERR):
             return False
@@ -266,6 +270,7 @@ class _Session:
         if frame.kind == HELLO:
             self._drop()
             self._session = frame.session
+            self._waiting += PADDING
             self._send(READY)
         elif frame.session != self._session:
             return
@@ -305,6 +310,11 @@ class _Session:
         self._waiting.clear()
 
 
+def serve(port: int) -> None:
+    """Serve the client of an open port until it is gone. Raises OSError."""
+    _Session(port).serve()
+
+
 def _serve_port(path: str) -> None:
     port = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     while True:
@@ -313,9 +323,9 @@ def _serve_port(path: str) -> None:
         os.write(port, b"\0")
         os.set_blocking(port, False)
         try:
-            _Session(port).serve()
-        except OSError as error:
-            print(f"agent: {path}: {error}", file=sys.stderr, flush=True)
+            serve(port)
+        except Exception:  # a port that is served no more is lost until the machine ends
+            traceback.print_exc()
             time.sleep(0.1)
 
 

@@ -1,8 +1,8 @@
 """The frames that a client and the agent exchange over a virtio-serial port.
 
 A port is one stream of bytes for all the clients that come one after another, and keeps what a
-killed one left half said. So each frame has a mark, the session it belongs to and a checksum, and a
-client first sends more zeros than a frame can have: whatever was begun before ends there.
+killed one left half said. So each frame has a mark, the session it belongs to and a checksum, and
+both sides first send more zeros than a frame can have: whatever was begun before ends there.
 """
 
 from __future__ import annotations
