@@ -1,0 +1,66 @@
+"""Judges which spinlocks the guest's kernel chose when it booted."""
+
+from __future__ import annotations
+
+from vmferry.fastpath.facts import Facts
+from vmferry.fastpath.finding import Level
+from vmferry.fastpath.verdicts import Findings, look_inside, saw
+
+_CHECK = "pv-chosen"
+_REBOOT = "a reboot of the guest"
+
+
+def judge_negotiated(facts: Facts, unhalt: bool | None, hint: bool | None, out: Findings) -> None:
+    """`unhalt` and `hint`: what the guest is shown now; it chose by what it saw at boot."""
+    place = out.at(Level.NEGOTIATED, _CHECK)
+    guest = facts.guest
+    if guest is None:
+        reason, change = look_inside(facts.no_guest)
+        place.untold("what the guest's kernel chose is not to be seen", why=reason, change=change)
+        return
+    line = guest.spinlocks or ""
+    evidence = [saw("guest, kernel log", guest.spinlocks)]
+    words = (guest.command_line or "").split()
+    if "nopvspin" in words or "nopvspin" in line:
+        place.wrong(
+            "the guest's kernel is told not to use PV spinlocks (nopvspin)",
+            saw("guest, /proc/cmdline", "nopvspin" if "nopvspin" in words else "not there"),
+            *evidence,
+            why="its vCPUs spin for a lock whose holder has no core",
+            change="take nopvspin out of the guest's kernel command line",
+            cost=_REBOOT,
+        )
+    elif "enabled" in line:
+        place.ok("the guest's kernel uses PV spinlocks", *evidence)
+    elif "REALTIME" in line:
+        if hint is False:
+            place.wrong(
+                "the guest booted with the hint of cores of its own, and is not shown it any more",
+                *evidence,
+                saw("QOM, vCPU 0, kvm-hint-dedicated", hint),
+                why="it keeps native spinlocks until it boots again",
+                change="reboot the guest",
+                cost=_REBOOT,
+            )
+        else:
+            place.ok(
+                "native spinlocks, since the guest is told that its cores are its own", *evidence
+            )
+    elif "single CPU" in line:
+        place.unused("the guest booted with one CPU", *evidence)
+    elif "no host support" in line and unhalt:
+        place.wrong(
+            "the guest booted without PV spinlocks on offer, which are shown to it now",
+            *evidence,
+            why="it keeps plain spinlocks until it boots again",
+            change="reboot the guest",
+            cost=_REBOOT,
+        )
+    elif unhalt is False:
+        place.unused("the guest is not shown any", *evidence)
+    else:
+        reason = guest.unread.get("spinlocks", "the kernel's line on it is not in its log any more")
+        change = "reboot the guest, or look into its boot log: journalctl -kb | grep -i spinlock"
+        place.untold(
+            "what the guest's kernel chose is not known", *evidence, why=reason, change=change
+        )
