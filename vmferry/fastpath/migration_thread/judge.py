@@ -123,7 +123,7 @@ def _effective(facts: Facts, vm: VmFacts, out: Findings) -> None:
             f"auto-converge stops the vCPUs for {window.throttle} % of the time",
             saw("QMP query-migrate, cpu-throttle-percentage", window.throttle),
             why="that is on purpose, and the guest is slower by that much",
-            change="more bandwidth or downtime (`vmferry forecast` has figures), or no auto-converge",
+            change="more bandwidth or downtime (`vmferry forecast` says how much), or without it",
             cost="without it the migration may not converge",
         )
     threads = window.threads
