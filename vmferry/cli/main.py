@@ -9,13 +9,14 @@ import errno
 import os
 import sys
 import traceback
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
 
 from vmferry import __version__
+from vmferry.cli.audit import audit
+from vmferry.cli.bugs import keep_bug
 from vmferry.cli.console import console
 from vmferry.cli.demo import demo
 from vmferry.cli.explain import explain
@@ -68,6 +69,7 @@ for command in (
     explain,
     report,
     xray,
+    audit,
 ):
     app.command()(command)
 
@@ -142,17 +144,9 @@ def _complain(message: str, hint: str | None) -> None:
 
 
 def _report_bug(error: Exception) -> None:
-    from vmferry.host.paths import state_dir
-
     text = "".join(traceback.format_exception(error))
-    now = datetime.now(UTC)
-    try:
-        place = state_dir() / f"bug-{now:%Y%m%dT%H%M%SZ}-{os.getpid()}.txt"
-        place.write_text(
-            f"vmferry {__version__}, {now.isoformat()}\n{sys.argv}\n\n{text}",
-            errors="backslashreplace",
-        )
-    except (OSError, VmferryError):
+    place = keep_bug(text)
+    if place is None:
         print(printable(text), file=sys.stderr)
         _complain("this is a bug in vmferry", None)
         return

@@ -11,7 +11,7 @@ import contextlib
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from vmferry.errors import UsageError
@@ -170,24 +170,28 @@ class _Guest:
 
 
 async def _look(side: QemuSide, vm: str, request: Request) -> Facts:
-    deep = _Deep(request.deep)
+    deep = _Deep(TransmitProbes() if request.deep else None)
     window = WindowReader(side)
     links = await window.begin()
-    async with deep.counting(), asyncio.TaskGroup() as tasks:
-        inside = tasks.create_task(_inside(request))
-        host = tasks.create_task(asyncio.to_thread(read_host))
-        reading = await read_vm(side, vm, links)
-        await inside
-        await asyncio.sleep(max(0.0, window.began + request.window - time.monotonic()))
-        counted = await window.end(reading.facts, reading.owners)
-        deep.count(counted)
+    looking = asyncio.create_task(_inside(request))
+    try:
+        with deep:
+            host, reading = await asyncio.gather(
+                asyncio.to_thread(read_host), read_vm(side, vm, links)
+            )
+            inside = await looking
+            await asyncio.sleep(max(0.0, window.began + request.window - time.monotonic()))
+            counted = await window.end(reading.facts, reading.owners)
+            deep.count(counted)
+    finally:
+        looking.cancel()
     return Facts(
-        host=host.result(),
+        host=host,
         vm=reading.facts,
         window=counted,
-        guest=inside.result().facts,
-        deep=await asyncio.to_thread(deep.facts, host.result(), reading.facts),
-        no_guest="" if inside.result().facts is not None else inside.result().reason,
+        guest=inside.facts,
+        deep=await asyncio.to_thread(deep.facts, host, reading.facts),
+        no_guest=inside.reason,
     )
 
 
@@ -200,33 +204,33 @@ async def _inside(request: Request) -> _Guest:
         return _Guest(None, error.reason)
 
 
-@dataclass(slots=True)
 class _Deep:
-    """What `--deep` adds, or nothing."""
+    """What `--deep` adds; without probes, nothing."""
 
-    wanted: bool
-    _probes: TransmitProbes = field(default_factory=TransmitProbes)
-    _first: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
-    _calls: dict[str, int] | None = None
+    def __init__(self, probes: TransmitProbes | None) -> None:
+        self._probes = probes
+        self._first: Mapping[str, Mapping[int, int]] = {}
+        self._calls: dict[str, int] | None = None
 
-    @contextlib.asynccontextmanager
-    async def counting(self) -> AsyncIterator[None]:
-        if not self.wanted:
-            yield
-            return
-        with self._probes:
+    def __enter__(self) -> _Deep:
+        if self._probes is not None:
+            self._probes.__enter__()
             self._first = self._probes.counts() or {}
-            yield
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._probes is not None:
+            self._probes.__exit__()
 
     def count(self, window: Window) -> None:
         """Take the counts at the window's end."""
-        last = self._probes.counts() if self.wanted else None
+        last = None if self._probes is None else self._probes.counts()
         if last is not None:
             threads = [one.tid for one in window.threads or () if one.role == "vhost"]
             self._calls = transmit_calls(self._first, last, frozenset(threads) or None)
 
     def facts(self, host: HostFacts, vm: VmFacts) -> DeepFacts | None:
-        if not self.wanted:
+        if self._probes is None:
             return None
         unread: dict[str, str] = {}
         if self._calls is None:

@@ -68,11 +68,11 @@ def read_leaf_pages(
     found: dict[str, dict[int, int]] = {}
     try:
         if release_of(kernel) < _WILD_FROM:
-            with common.open() as dump:
+            with common.open(errors="replace") as dump:
                 found = count_leaves(dump, devices)
         else:
             for device in devices:
-                with (debugfs / _TABLES / device / _DUMP).open() as dump:
+                with (debugfs / _TABLES / device / _DUMP).open(errors="replace") as dump:
                     found |= count_leaves(dump, [device])
     except OSError as error:
         unread["leaf_pages"] = (
@@ -121,10 +121,13 @@ class TransmitProbes:
     def __init__(self, tracefs: Sequence[Path] = _TRACEFS) -> None:
         self.problem = ""
         self._group = f"vmferry_{os.getpid()}"
-        self._tracefs = next((path for path in tracefs if _writable(path / _EVENTS)), None)
+        self._places = tracefs
+        self._tracefs: Path | None = None
         self._probed: list[str] = []
 
     def __enter__(self) -> TransmitProbes:
+        # Looked for no earlier: to look below debugfs may mount tracefs.
+        self._tracefs = next((path for path in self._places if _writable(path / _EVENTS)), None)
         if self._tracefs is None:
             self.problem = "there is no kprobe_events in tracefs (it needs root, and a tracefs)"
             return self

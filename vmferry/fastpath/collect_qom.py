@@ -11,11 +11,12 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from vmferry.fastpath.facts import Virtio
 from vmferry.hypervisor.qemu.qmp import QmpError, QmpGone, QmpMute
 
+T = TypeVar("T")
 Execute = Callable[[str, Mapping[str, Any] | None], Awaitable[Any]]
 
 _CHILD = re.compile(r"child<(.+)>")
@@ -73,6 +74,15 @@ class Asker:
             return None
         found = {name: _CHILD.fullmatch(kind) for name, kind in told.items()}
         return {name: match[1] for name, match in found.items() if match is not None}
+
+
+async def understood(asker: Asker, field: str, answer: Awaitable[T]) -> T | None:
+    """`answer`; None, and why, where QEMU's words are not as any QEMU is known to speak."""
+    try:
+        return await answer
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        asker.unread[field] = f"QEMU's answer is not understood ({type(error).__name__}: {error})"
+        return None
 
 
 @dataclass(frozen=True, slots=True)

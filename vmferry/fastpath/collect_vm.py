@@ -14,7 +14,7 @@ from vmferry.fastpath.collect_files import read_text, reason_of
 from vmferry.fastpath.collect_memory import read_passthrough, read_ram
 from vmferry.fastpath.collect_network import read_cards
 from vmferry.fastpath.collect_process import OpenFiles, count_neighbours, read_open_files
-from vmferry.fastpath.collect_qom import Asker, virtio_devices
+from vmferry.fastpath.collect_qom import Asker, understood, virtio_devices
 from vmferry.fastpath.collect_storage import read_controllers, read_iothreads
 from vmferry.fastpath.collect_taps import Links
 from vmferry.fastpath.collect_vcpus import (
@@ -48,38 +48,39 @@ async def read_vm(side: QemuSide, name: str, links: Links) -> VmReading:
     asker = Asker(side.execute, unread)
     pid = None if side.process is None else side.process.pid
     files, words = await asyncio.to_thread(_of_process, side.process, unread)
-    version = await asker.ask("version", "query-version") or {}
-    vcpus = await read_vcpus(asker, pid) or ()
-    virtio = await virtio_devices(asker)
-    kvm, machine, status, migration = await asyncio.gather(
-        asker.ask("accelerator", "query-kvm"),
+    version = await understood(asker, "version", _version(asker))
+    vcpus = await understood(asker, "vcpus", read_vcpus(asker, pid)) or ()
+    virtio = await understood(asker, "virtio", virtio_devices(asker)) or {}
+    accelerator, machine, status, migration = await asyncio.gather(
+        _accelerator(asker, words),
         asker.get("/machine", "type", "machine"),
         asker.ask("running", "query-status"),
         asker.ask("migrating", "query-migrate"),
     )
-    cards, storage = await asyncio.gather(
-        read_cards(asker, virtio, files), read_controllers(asker, virtio)
+    cards, storage, passthrough, iothreads = await asyncio.gather(
+        understood(asker, "cards", read_cards(asker, virtio, files)),
+        understood(asker, "controllers", read_controllers(asker, virtio)),
+        understood(asker, "passthrough", read_passthrough(asker, files)),
+        understood(asker, "iothreads", read_iothreads(asker)),
     )
-    accelerator = accelerator_of(words, None if kvm is None else bool(kvm["enabled"]))
-    if accelerator is None:
-        unread.setdefault("accelerator", unread.get("words", _NO_PROCESS))
     first = vcpus[0].qom_path if vcpus else ""
-    passthrough = await read_passthrough(asker, files)
     facts = VmFacts(
         name=name,
-        version=_version(version),
+        version=version or (0, 0, 0),
         accelerator=accelerator,
         machine=None if machine is None else str(machine).removesuffix("-machine"),
         pid=pid,
         vcpus=vcpus,
-        cpu_type=None if not first else await asker.get(first, "type", "cpu_type"),
-        features=await read_features(asker, first) if first else None,
+        cpu_type=await asker.get(first, "type", "cpu_type") if first else None,
+        features=await understood(asker, "features", read_features(asker, first))
+        if first
+        else None,
         cards=None if cards is None else await asyncio.to_thread(_with_taps, *cards, links, unread),
         controllers=None if storage is None else tuple(storage[0]),
-        iothreads=await read_iothreads(asker),
+        iothreads=iothreads,
         passthrough=None if passthrough is None else tuple(passthrough),
-        ram=await read_ram(asker, pid),
-        running=None if status is None else status["status"] == "running",
+        ram=await understood(asker, "ram", read_ram(asker, pid)),
+        running=None if status is None else status.get("status") == "running",
         migrating=None if migration is None else migration.get("status") in _MIGRATING,
         blocked=None if migration is None else tuple(migration.get("blocked-reasons", ())),
         words=words,
@@ -92,11 +93,20 @@ async def read_vm(side: QemuSide, name: str, links: Links) -> VmReading:
     return VmReading(facts, {} if storage is None else storage[1])
 
 
-def _version(told: Mapping[str, object]) -> tuple[int, int, int]:
-    qemu = told.get("qemu")
-    if not isinstance(qemu, dict):
-        return (0, 0, 0)
-    return (int(qemu["major"]), int(qemu["minor"]), int(qemu["micro"]))
+async def _version(asker: Asker) -> tuple[int, int, int] | None:
+    told = await asker.ask("version", "query-version")
+    if told is None:
+        return None
+    qemu = told["qemu"]
+    return int(qemu["major"]), int(qemu["minor"]), int(qemu["micro"])
+
+
+async def _accelerator(asker: Asker, words: tuple[str, ...] | None) -> str | None:
+    told = await asker.ask("accelerator", "query-kvm")
+    found = accelerator_of(words, bool(told and told.get("enabled")))
+    if found is None:
+        asker.unread.setdefault("accelerator", asker.unread.get("words", _NO_PROCESS))
+    return found
 
 
 def _of_process(
@@ -180,4 +190,4 @@ async def names_its_threads(side: QemuSide) -> bool:
         return False
     inner = await asyncio.to_thread(outer_tids, side.process.pid)
     told = await side.execute("query-cpus-fast")
-    return any(int(one["thread-id"]) in inner for one in told)
+    return any(one.get("thread-id") in inner for one in told)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vmferry.fastpath.collect_process import vhost_threads
-from vmferry.fastpath.collect_qom import Asker
+from vmferry.fastpath.collect_qom import Asker, understood
 from vmferry.fastpath.collect_storage import read_requests
 from vmferry.fastpath.collect_taps import Links, read_links
 from vmferry.fastpath.facts import Thread, VmFacts, Window
@@ -67,7 +67,7 @@ class WindowReader:
             taps=self._taps(first, last, vm),
             requests=_requests(first, last, owners),
             migrating=bool(vm.migrating) or migration.get("status") == "active",
-            throttle=int(migration.get("cpu-throttle-percentage", 0)),
+            throttle=int(migration.get("cpu-throttle-percentage") or 0),
             unread=self._unread,
         )
 
@@ -75,8 +75,8 @@ class WindowReader:
         # The threads first: what follows is work for them.
         at, threads = time.monotonic(), await asyncio.to_thread(self._thread_times)
         stats, requests, links = await asyncio.gather(
-            self._vcpu_stats(),
-            read_requests(self._asker),
+            understood(self._asker, "vcpu_stats", self._vcpu_stats()),
+            understood(self._asker, "requests", read_requests(self._asker)),
             asyncio.to_thread(read_links, self._pid),
         )
         return Reading(at, threads, links, stats, requests)
@@ -84,7 +84,9 @@ class WindowReader:
     def _thread_times(self) -> dict[int, ThreadTimes]:
         if self._pid is None:
             return {}
-        found = {one.tid: one for one in thread_times(self._pid)}
+        found: dict[int, ThreadTimes] = {}
+        with contextlib.suppress(ValueError):  # a kernel whose schedstat is empty
+            found = {one.tid: one for one in thread_times(self._pid)}
         for tid in self._kernel_threads:
             with contextlib.suppress(OSError, ValueError, IndexError):
                 found[tid] = times_of(tid, tid, f"vhost-{self._pid}")

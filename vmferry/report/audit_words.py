@@ -63,22 +63,33 @@ def _finding(finding: Finding) -> list[str]:
 
 
 def _untold(findings: list[Finding]) -> list[str]:
-    """What cannot be told, by what would let it be told."""
-    groups: dict[str, list[Finding]] = {}
+    """What cannot be told, by what would let it be told, and by the reason."""
+    groups: dict[str, dict[tuple[object, ...], list[Finding]]] = {}
     for finding in findings:
-        groups.setdefault(finding.change, []).append(finding)
+        reason = (finding.what, finding.why, finding.evidence)
+        groups.setdefault(finding.change, {}).setdefault(reason, []).append(finding)
     lines: list[str] = []
-    for change, group in groups.items():
-        lines += ["", Verdict.UNTOLD.value + ":"]
-        for finding in group:
-            place = f"{finding.feature.value}, {finding.level.value}"
-            subject = f", {finding.subject}" if finding.subject else ""
-            reason = f" ({finding.why})" if finding.why else ""
-            lines += _wrapped("", f"{place}{subject}: {finding.what}{reason}")
-            lines += [f"    seen: {one}" for one in finding.evidence]
+    for change, reasons in groups.items():
+        lines += ["", f"{Verdict.UNTOLD.value}:"]
+        for alike in reasons.values():
+            first = alike[0]
+            why = f" ({first.why})" if first.why else ""
+            lines += _wrapped("", f"{_places(alike)}: {first.what}{why}")
+            lines += [f"    seen: {one}" for one in first.evidence]
         if change:
             lines += _wrapped("to tell: ", change)
     return lines
+
+
+def _places(findings: list[Finding]) -> str:
+    """`clock negotiated and effective; net-queues offered of net0`."""
+    levels: dict[tuple[str, str], list[str]] = {}
+    for finding in findings:
+        levels.setdefault((finding.feature.value, finding.subject), []).append(finding.level.value)
+    return "; ".join(
+        f"{feature} {' and '.join(dict.fromkeys(named))}" + (f" of {subject}" if subject else "")
+        for (feature, subject), named in levels.items()
+    )
 
 
 def _wrapped(label: str, text: str) -> Iterable[str]:
