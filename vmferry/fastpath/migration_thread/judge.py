@@ -52,12 +52,20 @@ def judge(facts: Facts) -> list[Finding]:
 
 def _kernel(facts: Facts, out: Findings) -> None:
     """Whether huge pages are split before the vCPUs write to them, or by each of their writes."""
-    modules = (facts.host.modules if facts.host else None) or {}
-    value = modules.get("kvm", {}).get("eager_page_split")
-    if value is None or (facts.vm is not None and facts.vm.accelerator not in ("kvm", None)):
+    if facts.vm is not None and facts.vm.accelerator not in ("kvm", None):
         return
+    modules = facts.host.modules if facts.host else None
     name = "/sys/module/kvm/parameters/eager_page_split"
     place = out.at(Level.OFFERED, "eager-page-split")
+    value = (modules or {}).get("kvm", {}).get("eager_page_split")
+    if modules is None:
+        reason = facts.host.unread.get("modules", "") if facts.host else ""
+        place.untold("the kernel's modules could not be read", why=reason, change=f"cat {name}")
+        return
+    if value is None:
+        loaded = "without this parameter" if "kvm" in modules else "not loaded"
+        place.unused("this kernel does not split huge pages early", saw("/sys/module/kvm", loaded))
+        return
     if value in ("Y", "y", "1"):
         place.ok("the kernel splits huge pages when a migration begins", saw(name, value))
         return

@@ -116,6 +116,9 @@ def _thread(facts: Facts, out: Findings, subject: str, controller: StorageContro
     window = facts.window
     if window is None or window.threads is None or window.seconds <= 0:
         return
+    if not controller.iothreads and (window.requests or {}).get(subject, 0) < FEWEST_REQUESTS:
+        # The main loop has much else to do.
+        return
     serving = _serving(facts, controller, window.threads)
     full = [one for one in serving if one.ran >= SATURATED * window.seconds]
     if not serving or len(full) < len(serving):
@@ -136,7 +139,9 @@ def _thread(facts: Facts, out: Findings, subject: str, controller: StorageContro
 def _serving(
     facts: Facts, controller: StorageController, threads: Sequence[Thread]
 ) -> list[Thread]:
-    """The iothreads of this controller; the main loop only where it surely is this controller's."""
+    """The iothreads of this controller, or QEMU's main loop."""
+    if not controller.iothreads:
+        return [one for one in threads if one.role == "main"]
     tids = facts.vm.iothreads if facts.vm else None
     wanted = {(tids or {}).get(name) for name in controller.iothreads}
     return [one for one in threads if one.role == "iothread" and one.tid in wanted]

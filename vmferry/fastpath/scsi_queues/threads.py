@@ -24,13 +24,15 @@ def judge_threads(facts: Facts, one: StorageController, out: Findings) -> None:
     )
     mapped = version >= _MAPPING_SINCE[kind]
     cost = f"{RESTART}; each iothread can take a core of the host"
+    disks = _disks_of_main_loop(facts)
     if vcpus <= 1 or (one.queues or 1) <= 1:
-        if not one.iothreads:
-            return
-        place.ok(f"{counted(len(one.iothreads), 'iothread')} for one queue", *evidence)
+        serves = counted(len(one.iothreads), "iothread") if one.iothreads else "the main loop"
+        place.ok(f"{serves} for one queue", *evidence)
+    elif not one.iothreads and disks <= 1:
+        place.ok("QEMU's main loop serves this one disk; an iothread would take it off", *evidence)
     elif not one.iothreads:
         place.better(
-            f"QEMU's main loop serves all {one.queues} queues",
+            f"QEMU's main loop serves all {one.queues} queues, and {disks} disks in all",
             *evidence,
             why=(
                 "the main loop also serves QMP, the console and cards without vhost, and is one "
@@ -60,3 +62,8 @@ def judge_threads(facts: Facts, one: StorageController, out: Findings) -> None:
         more = "" if len(one.iothreads) > 1 or mapped else ", which is all that this QEMU can"
         threads = counted(len(one.iothreads), "iothread")
         place.ok(f"{threads} for {one.queues} queues{more}", *evidence)
+
+
+def _disks_of_main_loop(facts: Facts) -> int:
+    controllers = (facts.vm.controllers if facts.vm else None) or ()
+    return sum(one.disks for one in controllers if not one.iothreads)
