@@ -132,7 +132,7 @@ def _with_pages(ram: GuestRam, sizes: list[int], pid: int | None, asker: Asker) 
     """`ram` with what the kernel shows of its mapping."""
 
     def unread(why: str) -> GuestRam:
-        asker.unread["pages"] = why
+        asker.unread["ram"] = why
         return ram
 
     if pid is None:

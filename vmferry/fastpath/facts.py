@@ -126,8 +126,8 @@ class Passthrough:
 
 @dataclass(frozen=True, slots=True)
 class GuestRam:
-    """The VM's RAM: its backends, and how /proc/PID/smaps shows it mapped, in bytes. `locked` by
-    VFIO or mlock."""
+    """The VM's RAM: its backends, and how /proc/PID/smaps shows it mapped, in bytes. Where smaps
+    cannot be read, `ram` of what is unread says why, though there is a record."""
 
     size: int
     backend: str
