@@ -63,7 +63,7 @@ class Lab:
         `append`: more words for the hosts' kernel. `say` hears what is being done. Raises LabError.
         """
         options = Options(vtd=vtd, cpus=cpus, memory=memory, append=append)
-        lab = await start(f"own-{secrets.token_hex(3)}", hosts, options, say, own=True)
+        lab = await start(own_name(), hosts, options, say, own=True)
         try:
             yield lab
         finally:
@@ -90,6 +90,11 @@ class Lab:
         """Limit the network between the hosts: bytes a second each way (None: no limit), and
         seconds of delay each way. Raises LabError or UsageError."""
         await network.limit([host.agent for host in self.hosts], rate, delay)
+
+
+def own_name() -> str:
+    """A name that no other lab has."""
+    return f"own-{secrets.token_hex(3)}"
 
 
 async def start(name: str, hosts: int, options: Options, say: Say, *, own: bool = False) -> Lab:
