@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from typing import Any
 from lab import process
 from lab.agent import Agent
 from lab.errors import LabError
-from lab.image import Image, Say, locked
+from lab.image import Image, Say, lock_file
 from lab.machine import Files, Options, command_line, link_between
 from lab.tools import run
 from vmferry.host.process import ProcessId
@@ -105,11 +107,19 @@ def _key(options: Options) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _locked(name: str, say: Say) -> Any:
-    """The cache's lock, without standing still while somebody else has it."""
-    with contextlib.ExitStack() as stack:
-        lock = locked(name, say, "the same state is being prepared: waiting for it")
-        await asyncio.to_thread(stack.enter_context, lock)
+async def _locked(name: str, say: Say) -> AsyncIterator[None]:
+    """Hold a lock of the cache; while somebody else has it, Ctrl-C is still heard."""
+    with lock_file(name).open("w") as lock:
+        waiting = False
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not waiting:
+                    say("the same state is being prepared: waiting for it")
+                waiting = True
+                await asyncio.sleep(0.2)
         yield
 
 

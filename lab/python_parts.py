@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import re
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 
 from lab.errors import LabError
@@ -28,20 +30,18 @@ def _plain(name: str) -> str:
 
 
 def _needed() -> set[str]:
-    """The names of all libraries that vmferry needs to run, as they are installed here."""
+    """The names of all libraries that vmferry needs to run, and what those need."""
     found: set[str] = set()
-    waiting = ["vmferry"]
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        waiting: list[str] = tomllib.load(file)["project"]["dependencies"]
     while waiting:
-        name = waiting.pop()
-        try:
-            needs = importlib.metadata.requires(name) or []
-        except importlib.metadata.PackageNotFoundError:
-            continue  # for other systems than this
-        for need in needs:
-            match = _NAME.match(need)
-            if match and "extra ==" not in need and _plain(match[0]) not in found:
-                found.add(_plain(match[0]))
-                waiting.append(match[0])
+        need = waiting.pop()
+        match = _NAME.match(need)
+        if match and "extra ==" not in need and _plain(match[0]) not in found:
+            found.add(_plain(match[0]))
+            # What is for other systems than this is not installed.
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                waiting += importlib.metadata.requires(match[0]) or []
     return found
 
 

@@ -55,6 +55,7 @@ from lab.inside.frames import (
 _WAITING_MOST = 512 * 1024
 _CANNOT_RUN = 127
 _LONGEST_POLL = 3600.0
+_SEARCH_SECONDS = 10.0
 # linux/random.h: RNDADDENTROPY and RNDRESEEDCRNG.
 _ADD_ENTROPY, _RESEED = 0x40085203, 0x5207
 _HOME = "/root"
@@ -330,15 +331,26 @@ def _serve_port(path: str) -> None:
 
 
 def main(prefix: str) -> None:
-    """Serve every port whose name begins with `prefix`."""
-    threads = []
-    for device in sorted(_PORTS.iterdir()):
-        if (device / "name").read_text().startswith(prefix):
-            thread = threading.Thread(target=_serve_port, args=(f"/dev/{device.name}",))
-            thread.start()
-            threads.append(thread)
-    for thread in threads:
-        thread.join()
+    """Serve every port whose name begins with `prefix`, for ever."""
+    served = set()
+    # The kernel learns of ports and their names one after another.
+    end = time.monotonic() + _SEARCH_SECONDS
+    while time.monotonic() < end:
+        for device in _PORTS.glob("*"):
+            if device.name not in served and _name(device).startswith(prefix):
+                served.add(device.name)
+                path = f"/dev/{device.name}"
+                threading.Thread(target=_serve_port, args=(path,), daemon=True).start()
+        time.sleep(0.05)
+    while True:
+        signal.pause()
+
+
+def _name(device: Path) -> str:
+    try:
+        return (device / "name").read_text()
+    except OSError:
+        return ""
 
 
 if __name__ == "__main__":
