@@ -31,6 +31,7 @@ _CONFIGURATION = """\
 #clear APT::Default-Release;
 #clear APT::Architectures;
 APT::Architecture "amd64";
+APT::Architectures {{ "amd64"; }};
 APT::Sandbox::User "root";
 APT::Install-Recommends "false";
 APT::Update::Error-Mode "any";

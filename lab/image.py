@@ -23,7 +23,7 @@ from lab import debian, places, python_parts
 from lab.archive import Archive
 from lab.errors import LabError
 from lab.kernel import plain_kernel
-from lab.tools import Toolbox
+from lab.tools import Toolbox, run
 from vmferry.testguest import cpio
 from vmferry.testguest.modules import ModuleTree
 
@@ -46,6 +46,7 @@ _HOST_DISK = 8 * 1024**3
 _HOST_BOOT_MODULES = ("virtio_pci", "virtio_blk", "ext4")
 _GUEST_BOOT_MODULES = (*_HOST_BOOT_MODULES, "virtio_scsi", "sd_mod", "overlay")
 _INSIDE = ("__init__.py", "agent.py", "client.py", "frames.py", "guests.py")
+_COMPILE = ("gcc", "-std=gnu17", "-O2", "-static", "-pthread")
 _FORMAT = 1
 
 
@@ -79,7 +80,8 @@ class Image:
 def find() -> Image | None:
     """The build of these sources, where it is in the cache."""
     image = Image(places.cache() / _key())
-    return image if (image.folder / "lab.json").is_file() else None
+    parts = (image.folder / "lab.json", image.kernel, image.initrd, image.disk, image.toolbox.root)
+    return image if all(part.exists() for part in parts) else None
 
 
 def build(say: Say) -> Image:
@@ -96,7 +98,7 @@ def build(say: Say) -> Image:
             with tempfile.TemporaryDirectory(dir=places.cache(), prefix="building-") as work:
                 done = _build(Path(work), say)
                 target = places.cache() / _key()
-                # What lies there has no lab.json: somebody took a part of it away.
+                # What lies there lacks a part: somebody took it away.
                 shutil.rmtree(target, ignore_errors=True)
                 done.rename(target)
             image = Image(target)
@@ -211,11 +213,9 @@ def _kernel(root: Path, package: str, toolbox: Toolbox, target: Path, work: Path
         toolbox.run("usr/bin/lz4", "-d", "-f", "-q", packed, plain)
         return plain.read_bytes()
 
-    boot = root / "boot"
-    target.write_bytes(
-        plain_kernel((boot / f"vmlinuz-{_version(package)}").read_bytes(), unpack_lz4)
-    )
-    shutil.rmtree(boot)
+    packed = root / "boot" / f"vmlinuz-{_version(package)}"
+    target.write_bytes(plain_kernel(packed.read_bytes(), unpack_lz4))
+    packed.unlink()
 
 
 def _initrd(root: Path, version: str, modules: tuple[str, ...]) -> bytes:
@@ -241,11 +241,13 @@ def _install_inside(root: Path, init: str, toolbox: Toolbox) -> None:
     (package.parent / "__init__.py").write_text('"""What the lab brings into its machines."""\n')
     for name in _INSIDE:
         shutil.copyfile(source / name, package / name)
-    for name in (init, "labguest.sh", "vmferry.sh") if init == "host-init.sh" else (init,):
-        target = root / (
-            "lab/init" if name == init else f"usr/local/bin/{name.removesuffix('.sh')}"
-        )
-        target.parent.mkdir(parents=True, exist_ok=True)
+    programs = root / "usr/local/bin"
+    programs.mkdir(parents=True, exist_ok=True)
+    run([*_COMPILE, "-o", programs / "labload", source / "labload.c"])
+    scripts = {root / "lab/init": init}
+    if init == "host-init.sh":
+        scripts |= {programs / name: f"{name}.sh" for name in ("labguest", "vmferry")}
+    for target, name in scripts.items():
         shutil.copyfile(source / name, target)
         target.chmod(0o755)
     python_parts.compile_all(root, ["lab/python"], toolbox)

@@ -96,7 +96,8 @@ async def load(process_id: ProcessId, files: Files, prepared: Prepared) -> None:
 def new_disk(image: Image, below: Path, kind: str, disk: Path) -> None:
     """A disk that keeps only what is written to it. Raises LabError."""
     words = image.toolbox.words("usr/bin/qemu-img", "create", "-q", "-f", "qcow2")
-    run([*words, "-b", str(below), "-F", kind, str(disk)])
+    hint = "if the cache is damaged: `./dev lab clean`, and the next `up` builds it again"
+    run([*words, "-b", str(below), "-F", kind, str(disk)], hint=hint)
 
 
 def _key(options: Options) -> str:

@@ -60,6 +60,7 @@ class Toolbox:
         environment = {
             "MKE2FS_CONFIG": str(self.root / "etc/mke2fs.conf"),
             "PYTHONHOME": str(self.root / "usr"),
+            "PYTHONPATH": "",
         }
         return run(self.words(program, *arguments, name=name), environment=environment)
 
