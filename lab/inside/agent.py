@@ -238,6 +238,7 @@ class _Session:
             answer = {"status": program.ended, "late": program.late}
             self._send(EXIT, json.dumps(answer).encode())
             self._program = None
+            self._input.clear()
             program.close()
 
     def _pass_on(self, program: _Program, file: int) -> bool:
@@ -279,7 +280,7 @@ class _Session:
             self._request += frame.data
         elif frame.kind == GO:
             self._start()
-        elif frame.kind == INPUT:
+        elif frame.kind == INPUT and self._program is not None:
             self._input += frame.data
         elif frame.kind == INPUT_END:
             self._input_ended = True

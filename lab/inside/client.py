@@ -24,6 +24,7 @@ from lab.inside import frames
 _GRACE = 15.0
 _INPUT_PIECE = 16 * 1024
 _HELLO_AGAIN = 2.0
+_LEAVE_SECONDS = 5.0
 
 OnOutput = Callable[[bytes, bool], None]
 
@@ -74,7 +75,7 @@ class Conversation:
     def stop(self) -> None:
         """Hang up: the agent kills what runs, and `run` raises AgentLost."""
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.shutdown(socket.SHUT_WR)
 
     def resize(self, rows: int, columns: int) -> None:
         """The terminal has another size now."""
@@ -103,7 +104,7 @@ class Conversation:
                 try:
                     return self._listen(request.get("seconds"), on_output)
                 finally:
-                    self.stop()
+                    self._take_leave()
                     if not callable(stdin):
                         feeder.join()
         except TimeoutError:
@@ -120,6 +121,20 @@ class Conversation:
                 answer = json.loads(frame.data)
                 return Ended(int(answer["status"]), bool(answer["late"]))
         raise AgentLost("its machine ended, or another client took the port")
+
+    def _take_leave(self) -> None:
+        """Read until QEMU has hung up too, then go.
+
+        What it cannot deliver when its client has gone it never gives back to the machine, and a
+        port that has lost too many buffers is dead (docs/decisions.md, 16).
+        """
+        self.stop()
+        end = time.monotonic() + _LEAVE_SECONDS
+        with contextlib.suppress(OSError):
+            while select.select([self._socket], [], [], max(0.0, end - time.monotonic()))[0]:
+                if not self._socket.recv(256 * 1024):
+                    return
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def _greet(self, end: float) -> None:
         self._socket.settimeout(max(0.001, end - time.monotonic()))

@@ -177,3 +177,9 @@ async def test_dead_machine_is_told(own_folders: Path) -> None:
     agent = Agent("the machine", [own_folders / "agent-0.sock"])
     with pytest.raises(LabError, match="agent of the machine is lost"):
         await agent.run(["true"], patience=0.5)
+
+
+async def test_input_for_a_script_that_has_ended_does_not_hold_the_port(agent: Agent) -> None:
+    for _ in range(3):
+        result = await agent.run("exit 3", stdin=bytes(5 * 10**6))
+        assert result.status == 3 and result.seconds < 5
