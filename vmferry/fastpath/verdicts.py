@@ -88,7 +88,8 @@ def look_inside(no_guest: str) -> tuple[str, str]:
     reason = no_guest or "nobody looked into the guest"
     return (
         reason,
-        "run the guest's part inside it: vmferry audit --guest (docs/fastpaths/README.md)",
+        "look inside too: --guest-via 'ssh root@VM python3 -', --guest-agent SOCKET, or in it "
+        "vmferry audit --guest",
     )
 
 
