@@ -30,6 +30,7 @@ from vmferry.units import (
 )
 
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 _LATE = 124  # as of timeout(1)
 T = TypeVar("T")
 
@@ -50,10 +51,14 @@ def main() -> None:
         say("interrupted")
         status = INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has left; without this Python complains when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
+        _forget_output()
+        status = BROKEN_PIPE
     sys.exit(status)
+
+
+def _forget_output() -> None:
+    """Whoever read it has left; without this Python complains when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(text: str) -> None:
@@ -180,8 +185,13 @@ def _script(name: str) -> str:
 
 def _pass_on(data: bytes, of_errors: bool) -> None:
     stream = sys.stderr if of_errors else sys.stdout
-    stream.buffer.write(data)
-    stream.buffer.flush()
+    try:
+        stream.buffer.write(data)
+        stream.buffer.flush()
+    except BrokenPipeError:
+        # Not a trouble of the agent's, which is what an OSError would be taken for.
+        _forget_output()
+        raise SystemExit(BROKEN_PIPE) from None
 
 
 def _rate(text: str) -> int:

@@ -78,8 +78,12 @@ class Conversation:
             self._socket.shutdown(socket.SHUT_WR)
 
     def resize(self, rows: int, columns: int) -> None:
-        """The terminal has another size now."""
-        self._send(frames.WINDOW, struct.pack("2H", rows, columns))
+        """The terminal has another size now. A signal handler may call it: it never waits."""
+        if self._sending.acquire(blocking=False):
+            with contextlib.suppress(OSError):
+                size = struct.pack("2H", rows, columns)
+                self._socket.sendall(frames.pack(frames.WINDOW, self._session, size))
+            self._sending.release()
 
     def run(
         self,
