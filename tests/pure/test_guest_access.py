@@ -79,6 +79,17 @@ async def test_a_command_that_hangs_is_ended_with_its_children(tmp_path: Path) -
     raise AssertionError("the child is still there")
 
 
+async def test_a_command_that_leaves_something_behind(tmp_path: Path) -> None:
+    """As ssh does for later connections, with the outputs still open."""
+    inner = f"sleep 54321 & echo $! > {tmp_path}/pid; exec {sys.executable} -I -"
+    assert (await read_guest(ByCommand(("sh", "-c", inner)), 0.0, 20.0)).cpus >= 1
+    os.kill(int((tmp_path / "pid").read_text()), 9)
+
+
+async def test_a_command_that_never_stops() -> None:
+    assert "no answer within 0.5 s" in await reason(ByCommand(("yes",)), 0.5)
+
+
 def _dead(pid: int) -> bool:
     try:
         return ") Z " in Path(f"/proc/{pid}/stat").read_text()

@@ -25,6 +25,8 @@ from vmferry.fastpath.guest_report import BadReportError, facts_of
 TIME_LIMIT = 45.0
 _MOST_BYTES = 16 << 20
 _TOLD = 600
+_POLL_SECONDS = 0.02
+_REST_SECONDS = 0.5
 
 
 class GuestUntold(Exception):
@@ -125,7 +127,7 @@ async def _command(words: tuple[str, ...], seconds: float, limit: float) -> str:
         raise GuestUntold(f"the command '{shlex.join(words)}' does not start: {said}") from None
     try:
         async with asyncio.timeout(limit):
-            out, err = await process.communicate(program(seconds).encode())
+            out, err = await _told(process, program(seconds).encode())
     except TimeoutError:
         raise GuestUntold(
             f"the command '{shlex.join(words)}' gave no answer within {limit:g} s and was ended; "
@@ -137,16 +139,52 @@ async def _command(words: tuple[str, ...], seconds: float, limit: float) -> str:
         raise GuestUntold(
             f"the command '{shlex.join(words)}' ended with {process.returncode}: {_last(err)}"
         )
-    return out[:_MOST_BYTES].decode(errors="replace")
+    return out.decode(errors="replace")
+
+
+async def _told(process: asyncio.subprocess.Process, source: bytes) -> tuple[bytes, bytes]:
+    """What the command wrote until it ended. Not until its outputs are closed: what ssh leaves in
+    the background for later connections keeps them open."""
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    pieces = (bytearray(), bytearray())
+    readers = [
+        asyncio.create_task(_read(stream, taken))
+        for stream, taken in zip((process.stdout, process.stderr), pieces, strict=True)
+    ]
+    try:
+        with contextlib.suppress(ConnectionError):  # it ended without reading: its status tells
+            process.stdin.write(source)
+            await process.stdin.drain()
+        process.stdin.close()
+        await _ended(process)
+        await asyncio.wait(readers, timeout=_REST_SECONDS)
+    finally:
+        for reader in readers:
+            reader.cancel()
+    return bytes(pieces[0]), bytes(pieces[1])
+
+
+async def _read(stream: asyncio.StreamReader, taken: bytearray) -> None:
+    while data := await stream.read(1 << 16):
+        if len(taken) < _MOST_BYTES:  # else a command that never stops would fill our memory
+            taken += data
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    """Before Python 3.12.4 wait() waits for closed outputs too."""
+    while process.returncode is None:  # noqa: ASYNC110
+        await asyncio.sleep(_POLL_SECONDS)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
+    with contextlib.suppress(ProcessLookupError, PermissionError, TimeoutError):
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(1.0):
-            await process.wait()
+            await asyncio.wait_for(_ended(process), _REST_SECONDS)
+    # Its pipes too, which what it left in the background may hold.
+    transport = getattr(process, "_transport", None)
+    if transport is not None:
+        transport.close()
 
 
 async def _agent(path: Path, python: str, seconds: float, limit: float) -> str:
