@@ -220,6 +220,8 @@ HUGE = (
 )
 _OFF = "/sys/module/vfio_iommu_type1/parameters/disable_hugepages"
 
+# Their leaves in the IOMMU's tables are judged in the tests alone: the lab's kernel is one that may
+# oops when these are read.
 LARGE_PAGES = (
     Case(
         "sp_off on the host's command line",
@@ -239,10 +241,7 @@ LARGE_PAGES = (
     ),
     Case(
         "a device in a VM whose RAM lies in small pages",
-        (
-            better("ram-pages", NEGOTIATED, r"KernelPageSize: 4"),
-            wrong("iommu-leaves", EFFECTIVE, r"of 4 KiB"),
-        ),
+        (better("ram-pages", NEGOTIATED, r"KernelPageSize: 4"),),
         Guest(memory="256M", qemu=DEVICE),
         before=NVME + _NO_THP,
         after=_THP,
@@ -251,10 +250,7 @@ LARGE_PAGES = (
     ),
     Case(
         "huge pages in vain, since VFIO maps page by page",
-        (
-            wrong("vfio-huge-pages", OFFERED, r"disable_hugepages: Y"),
-            wrong("iommu-leaves", EFFECTIVE, r"of 4 KiB"),
-        ),
+        (wrong("vfio-huge-pages", OFFERED, r"disable_hugepages: Y"),),
         Guest(memory="256M", qemu=(*HUGE, *DEVICE)),
         before=f"{NVME}{PAGES}modprobe vfio_iommu_type1; echo Y > {_OFF}",
         after=f"echo N > {_OFF}; echo 0 > /proc/sys/vm/nr_hugepages",
@@ -263,10 +259,7 @@ LARGE_PAGES = (
     ),
     Case(
         "huge pages in vain, since of sp_off",
-        (
-            wrong("iommu-sp-off", OFFERED, r"sp_off"),
-            wrong("iommu-leaves", EFFECTIVE, r"of 4 KiB"),
-        ),
+        (wrong("iommu-sp-off", OFFERED, r"sp_off"),),
         Guest(memory="256M", qemu=(*HUGE, *DEVICE)),
         before=NVME + PAGES,
         after="echo 0 > /proc/sys/vm/nr_hugepages",

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench._catalogue_case import Case, Expected, problems
+from bench._catalogue_case import Case, Expected, problems, wrong
 from bench._catalogue_cases import CASES
 from tests.pure.catalogue_planted import PLANTED
 from tests.pure.catalogue_right import RIGHT
@@ -58,3 +58,9 @@ def test_a_right_set_up_stays_right_without_a_look_inside() -> None:
         if known.vm is not None:
             blind = replace(known, guest=None, no_guest="no way in")
             assert problems(BY_NAME[name], audited(blind)) == [], name
+
+
+@pytest.mark.parametrize("name", [name for name in PLANTED if "RAM lies" in name or "vain" in name])
+def test_small_leaves_are_found_where_the_tables_can_be_read(name: str) -> None:
+    leaves = wrong("iommu-leaves", Level.EFFECTIVE, r"0000:01:00.0: 65,536 of 4 KiB")
+    assert problems(Case("x", (leaves,)), audited(PLANTED[name])) == []
