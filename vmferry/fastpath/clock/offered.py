@@ -71,8 +71,11 @@ def _host(facts: Facts, host: HostFacts, out: Findings) -> None:
 def _vm(vm: VmFacts, out: Findings) -> None:
     features = vm.features
     place = out.at(Level.OFFERED, "kvmclock")
-    if features is None or CLOCK not in features:
-        reason = vm.unread.get("features", "this QEMU does not tell the vCPU's features")
+    sure = vm.accelerator is not None or (features or {}).get(CLOCK)
+    if features is None or CLOCK not in features or not sure:
+        reason = vm.unread.get("features") or vm.unread.get(
+            "accelerator", "this QEMU does not tell the vCPU's features"
+        )
         change = "in the guest: vmferry audit --guest"
         place.untold("what clock the guest is shown could not be read", why=reason, change=change)
     elif not features[CLOCK]:

@@ -130,7 +130,7 @@ def _vectors(card: Card, queues: int, out: Findings) -> None:
 
 def _vhost(facts: Facts, card: Card, queues: int, out: Findings) -> None:
     vm = facts.vm
-    if card.netdev != "tap" or vm is None or vm.accelerator == "tcg":
+    if card.netdev != "tap" or vm is None or vm.accelerator != "kvm":
         return
     served = card.vhost_queues
     if served is None and card.virtio is not None and card.virtio.driver_ok:

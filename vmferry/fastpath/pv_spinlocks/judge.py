@@ -61,8 +61,10 @@ def judge(facts: Facts) -> list[Finding]:
 def shown(facts: Facts, name: str) -> bool | None:
     """Whether the guest is shown this, by QEMU or by CPUID inside; None: not known."""
     features = facts.vm.features if facts.vm else None
-    if features is not None and name in features:
-        return features[name]
+    if facts.vm is not None and features is not None and name in features:
+        # Without KVM it would be off too, and that is another matter.
+        unsure = facts.vm.accelerator is None and not features[name]
+        return None if unsure else features[name]
     guest = facts.guest
     words = (guest.kvm_features, UNHALT_BIT) if guest and name == UNHALT else (None, 0)
     if guest is not None and name == HINT:
@@ -131,7 +133,8 @@ def _offered(facts: Facts, vm: VmFacts, out: Findings) -> None:
             named = "" if _is_host_model(vm) else ": named CPU models leave it out"
             what = f"the guest is not shown PV spinlocks{named}"
             place.better(what, *evidence, why=_WHY, change=change, cost=cost)
-    _kin(vm, bool(hint), out)
+    if vm.accelerator is not None:
+        _kin(vm, bool(hint), out)
 
 
 def _room(vm: VmFacts) -> tuple[Evidence, ...]:
