@@ -66,10 +66,11 @@ def shown(facts: Facts, name: str) -> bool | None:
         unsure = facts.vm.accelerator is None and not features[name]
         return None if unsure else features[name]
     guest = facts.guest
-    words = (guest.kvm_features, UNHALT_BIT) if guest and name == UNHALT else (None, 0)
-    if guest is not None and name == HINT:
-        words = (guest.kvm_hints, HINT_BIT)
-    return None if words[0] is None else bool(words[0] & words[1])
+    if guest is None:
+        return None
+    words = {UNHALT: (guest.kvm_features, UNHALT_BIT), HINT: (guest.kvm_hints, HINT_BIT)}
+    word, bit = words[name]
+    return None if word is None else bool(word & bit)
 
 
 def _no_kvm(vm: VmFacts, out: Findings) -> None:

@@ -1,0 +1,181 @@
+"""Findings that the catalogue does not have: what the lab cannot plant, and edges."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from bench._catalogue_case import Case, Expected, better, problems, wrong
+from tests.pure.catalogue_parts import (
+    CLOCK,
+    FEATURES,
+    HOST,
+    MQ,
+    NO_SUPPORT,
+    card,
+    disk,
+    guest,
+    inside_card,
+    net,
+    scsi,
+    storage,
+    tap,
+    thread,
+    vm,
+    window,
+)
+from tests.pure.catalogue_planted import APART, HINT, REALTIME, ZERO_COPY_ON
+from vmferry.fastpath.facts import DeepFacts, Facts, Virtio
+from vmferry.fastpath.finding import Feature, Level, Verdict
+from vmferry.fastpath.judges import JUDGES
+
+OFFERED, NEGOTIATED, EFFECTIVE = Level.OFFERED, Level.NEGOTIATED, Level.EFFECTIVE
+INVTSC = FEATURES | {"invtsc": True}
+BLOCKED = ("State blocked by non-migratable CPU device (invtsc flag)",)
+OWN = vm(pinned=APART, features=HINT)
+QUIET = tuple(thread("vcpu", n, 0.4, 0.0, n) for n in range(2))
+AWAY = window(*QUIET, thread("main", 0, 0.05, 0.0, 2))
+SIX = replace(HOST, cpus=6)
+
+
+def found(known: Facts, *expected: Expected) -> list[str]:
+    findings = [one.to_json() for judge in JUDGES.values() for one in judge(known)]
+    return problems(Case("x", expected), findings)
+
+
+CASES = {
+    "own cores, told, and the main thread among them": (
+        Facts(HOST, OWN, window(), guest(spinlocks=REALTIME)),
+        better("pv-hint", OFFERED, r"qemu-system-x86 on 0-1"),
+    ),
+    "own cores, and the guest does not know": (
+        Facts(SIX, vm(pinned=APART), AWAY, guest()),
+        better("pv-hint", OFFERED, r"kvm-hint-dedicated: off"),
+    ),
+    "own cores, told, and nobody else there": (
+        Facts(SIX, OWN, AWAY, guest(spinlocks=REALTIME)),
+        Expected("pv-hint", OFFERED, Verdict.OK, r"vCPU 0 on 0; vCPU 1 on 1"),
+    ),
+    "an invariant TSC that the guest gave up": (
+        Facts(
+            HOST,
+            vm(features=INVTSC),
+            window(),
+            guest(clock=replace(CLOCK, unstable="tsc: Marking TSC unstable")),
+        ),
+        better("clock-tsc", NEGOTIATED, r"Marking TSC unstable"),
+    ),
+    "an invariant TSC that blocks the migration": (
+        Facts(HOST, vm(features=INVTSC, blocked=BLOCKED), window(), guest()),
+        better("clock-migration", OFFERED, r"invtsc flag"),
+    ),
+    "a clock that goes back": (
+        Facts(HOST, vm(), window(), guest(clock=replace(CLOCK, steps_back=3))),
+        wrong("clock-steps", EFFECTIVE, r"3 steps back"),
+    ),
+    "no KVM clock, seen from inside": (
+        Facts(guest=guest(kvm_features=1 << 7)),
+        wrong("kvmclock", OFFERED, r"eax: 0x80"),
+    ),
+    "a driver that does not know many queues": (
+        net(card(2, virtio=Virtio(MQ, frozenset(), True, 3, True)), None),
+        wrong("net-enabled", NEGOTIATED, r"VIRTIO_NET_F_MQ not taken"),
+    ),
+    "vCPUs that waited for a migration": (
+        Facts(
+            HOST,
+            vm(migrating=True),
+            window(
+                thread("main", 0, 0.1),
+                thread("vcpu", 0, 0.6, 0.3),
+                thread("migration", 0, 0.7),
+                migrating=True,
+            ),
+        ),
+        better("migration-cost", EFFECTIVE, r"vCPUs waited: 30"),
+    ),
+    "one queue for the disks, seen from inside": (
+        Facts(guest=guest(disks=(disk(queues=1),))),
+        better("scsi-queues", OFFERED, r"sda/mq: 1"),
+    ),
+    "an iothread without room": (
+        replace(
+            storage(scsi(), disk()),
+            window=window(thread("main", 0, 0.1), thread("iothread", 0, 0.97)),
+        ),
+        better("scsi-thread-full", EFFECTIVE, r"iothread-1000 97"),
+    ),
+    "a guest that booted where no PV spinlocks were": (
+        Facts(HOST, vm(), window(), guest(spinlocks=NO_SUPPORT)),
+        wrong("pv-chosen", NEGOTIATED, r"no host support"),
+    ),
+    "a guest that booted with the hint": (
+        Facts(HOST, vm(), window(), guest(spinlocks=REALTIME)),
+        wrong("pv-chosen", NEGOTIATED, r"kvm-hint-dedicated: off"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_found(name: str) -> None:
+    known, expected = CASES[name]
+    assert found(known, expected) == []
+
+
+def with_uplink(**calls: int) -> Facts:
+    gathers = card(2, tap=tap(2, uplinks={"eth0": True}))
+    known = replace(net(gathers, inside_card()), host=ZERO_COPY_ON)
+    return replace(known, deep=DeepFacts(transmit_calls=calls)) if calls else known
+
+
+def zero_copy_effect(known: Facts) -> Verdict:
+    judge = JUDGES[Feature.ZERO_COPY]
+    (verdict,) = (one.verdict for one in judge(known) if one.check == "zcopy-effect")
+    return verdict
+
+
+def test_zero_copy_is_told_by_the_calls_that_were_counted() -> None:
+    ran = {"handle_tx_zerocopy": 800, "vhost_zerocopy_callback": 700}
+    assert zero_copy_effect(with_uplink()) is Verdict.UNTOLD
+    assert zero_copy_effect(with_uplink(**ran)) is Verdict.OK
+    assert zero_copy_effect(with_uplink(**ran, skb_copy_ubufs=690)) is Verdict.MISCONFIGURED
+    assert zero_copy_effect(with_uplink(handle_tx_copy=800)) is Verdict.MISCONFIGURED
+    assert zero_copy_effect(with_uplink(handle_tx_copy=3)) is Verdict.UNTOLD
+
+
+@pytest.mark.parametrize(
+    ("ratio", "verdict"),
+    [(12.5, Verdict.OK), (2.0, Verdict.UNTOLD), (1.0, Verdict.MISCONFIGURED)],
+)
+def test_the_clock_is_told_by_the_ratio_of_both_ways(ratio: float, verdict: Verdict) -> None:
+    clock = replace(CLOCK, vdso_ns=100.0, syscall_ns=100.0 * ratio)
+    judge = JUDGES[Feature.CLOCK]
+    findings = judge(Facts(HOST, vm(), window(), guest(clock=clock)))
+    assert [one.verdict for one in findings if one.check == "clock-cost"] == [verdict]
+
+
+def test_vhost_threads_tell_of_queues_where_nobody_looked_inside() -> None:
+    known = net(card(), None)
+    shares = (thread("vhost", 0, 0.2), thread("vhost", 1, 0.15))
+    known = replace(known, guest=None, no_guest="no way in", window=window(*shares))
+    (spread,) = (one for one in JUDGES[Feature.NET_QUEUES](known) if one.check == "net-spread")
+    assert spread.verdict is Verdict.OK
+    one_thread = replace(known, window=window(*shares[:1]))
+    (spread,) = (one for one in JUDGES[Feature.NET_QUEUES](one_thread) if one.check == "net-spread")
+    assert spread.verdict is Verdict.UNTOLD and "--guest-via" in spread.change
+
+
+def test_what_an_unknown_accelerator_lacks_is_no_finding() -> None:
+    off = dict.fromkeys(FEATURES, False)
+    known = Facts(HOST, vm(accelerator=None, features=off), window(waited=0.5))
+    for feature in (Feature.PV_SPINLOCKS, Feature.CLOCK):
+        verdicts = {one.verdict for one in JUDGES[feature](known)}
+        assert not verdicts & {Verdict.MISCONFIGURED, Verdict.BETTER}
+
+
+def test_queues_that_are_enough_for_many_vcpus() -> None:
+    eight = card(8, tap=tap(8))
+    sixteen = net(eight, None, smp=16)
+    (queues,) = (one for one in JUDGES[Feature.NET_QUEUES](sixteen) if one.check == "net-queues")
+    assert queues.verdict is Verdict.OK
