@@ -71,7 +71,7 @@ async def _in_lab(
                 return
             began = time.monotonic()
             try:
-                findings = await _carry_out(host, case)
+                findings = await carry_out(host, case)
             except LabError as error:
                 # It is no result of the audit; the case is tried again by the next run.
                 _say(f"{case.name}: {error.message}")
@@ -93,7 +93,7 @@ def _row(case: Case, findings: list[dict[str, Any]], seconds: float) -> Row:
     }
 
 
-async def _carry_out(host: Host, case: Case) -> list[dict[str, Any]]:
+async def carry_out(host: Host, case: Case) -> list[dict[str, Any]]:
     """Make the set-up, audit it, and take it away again. Raises LabError."""
     load = LOADS[case.load]
     try:

@@ -99,6 +99,12 @@ CASES = {
         Facts(guest=guest(disks=(disk(queues=1),))),
         better("scsi-queues", OFFERED, r"sda/mq: 1"),
     ),
+    "requests of all queues that end on one vCPU": (
+        storage(
+            scsi(), disk(interrupts={"virtio4-request": (400, 0), "virtio4-request (33)": (380, 1)})
+        ),
+        wrong("scsi-spread", EFFECTIVE, r"the busiest CPU has (9|100)"),
+    ),
     "an iothread without room": (
         replace(
             storage(scsi(), disk()),
