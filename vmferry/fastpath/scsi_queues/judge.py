@@ -192,6 +192,7 @@ def _inside_alone(facts: Facts, disks: Sequence[GuestDisk], out: Findings) -> No
     cpus = facts.guest.cpus if facts.guest else 0
     for disk in served:
         queues = None if disk.queues is None else len(disk.queues)
+        option = "num_queues" if disk.driver == "virtio_scsi" else "num-queues"
         seen = (saw(f"guest, /sys/block/{disk.name}/mq", queues), saw("guest, CPUs online", cpus))
         place = out.at(Level.OFFERED, _CHECK, disk.name)
         if queues is None:
@@ -205,7 +206,7 @@ def _inside_alone(facts: Facts, disks: Sequence[GuestDisk], out: Findings) -> No
                 f"{counted(queues, 'queue')} for {cpus} vCPUs",
                 *seen,
                 why=_GAIN,
-                change=f"on the host: num_queues={cpus}; {NAME_A_VM} there says whose fault it is",
+                change=f"on the host: {option}={cpus} for its device; {NAME_A_VM} there says more",
                 cost=RESTART,
             )
         place = out.at(Level.NEGOTIATED, "scsi-enabled", disk.name)
