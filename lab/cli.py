@@ -122,15 +122,19 @@ def _status(_: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     host = Lab.attach().host(arguments.host)
-    script, stdin = arguments.text, terminal.read_input
-    if script is None:
-        if not arguments.words:
-            raise UsageError("run what?", hint="a file with a script, - for standard input, or -c")
-        name, *arguments.words = arguments.words
-        script = _script(name)
-        if name == "-":
-            stdin = terminal.no_input
-    request = {"script": script, "words": arguments.words, "seconds": arguments.timeout or None}
+    stdin = terminal.read_input
+    match arguments.words:
+        case ["-c", script, *words]:
+            pass
+        case ["-", *words]:
+            script, stdin = _script("-"), terminal.no_input
+        case [name, *words] if name != "-c":
+            script = _script(name)
+        case _:
+            raise UsageError(
+                "run what?", hint="run HOST FILE, or - for standard input, or -c with the script"
+            )
+    request = {"script": script, "words": words, "seconds": arguments.timeout or None}
     ended = host.agent.converse(request, stdin, _pass_on, lambda _: None)
     if ended.late:
         say(f"the script was ended after {format_duration(arguments.timeout)}")
@@ -241,9 +245,11 @@ def _parser() -> argparse.ArgumentParser:
     run = command("run", _run, "run a script on a host; the status is the script's, 255 the lab's")
     run.add_argument("--timeout", type=_duration, default=0.0, metavar="TIME")
     run.add_argument("host", metavar="HOST")
-    run.add_argument("-c", dest="text", metavar="TEXT", help="the script itself")
     run.add_argument(
-        "words", nargs=argparse.REMAINDER, metavar="SCRIPT [ARGUMENT …]", help="a file; - is stdin"
+        "words",
+        nargs=argparse.REMAINDER,
+        metavar="SCRIPT [ARGUMENT …]",
+        help="a file, - for standard input, or -c TEXT",
     )
     put = command("put", _put, "copy a file or a folder onto a host")
     put.add_argument("host", metavar="HOST")
