@@ -61,7 +61,7 @@ class Guest:
             self._make_tap(options.queues)
         with (self.folder / "qemu.log").open("w") as log:
             process = subprocess.Popen(
-                self._command(options),
+                self.command(options),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -133,7 +133,8 @@ class Guest:
             if done.returncode:
                 raise GuestError(f"cannot make {self.tap}: {done.stderr.strip()}")
 
-    def _command(self, options: argparse.Namespace) -> list[str]:
+    def command(self, options: argparse.Namespace) -> list[str]:
+        """QEMU and its arguments."""
         append = f"{_KERNEL_WORDS} lab.name={self.name} {options.append}"
         if options.ip:
             append += f" lab.ip={options.ip}"
@@ -202,7 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--ip", help="its address there, as 192.168.77.50/24")
     start.add_argument("--append", default="", help="more words for the guest's kernel")
     start.add_argument("--incoming", help="wait for a migration here, as tcp:0.0.0.0:4444")
-    start.add_argument("qemu", nargs="*", help="after --: more arguments for QEMU")
+    start.epilog = "After -- come more arguments for QEMU."
     run = commands.add_parser("run", help="run a script of bash in a guest")
     run.add_argument("name")
     run.add_argument("script", nargs="?", default="-", help="a file; - is standard input")
@@ -217,9 +218,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The options; `qemu` is what stands after `--`."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = _parser().parse_args(arguments[:end])
+    options.qemu = arguments[end + 1 :]
+    return options
+
+
 def main(arguments: list[str]) -> int:
     """Carry out one command; returns its exit status."""
-    options = _parser().parse_args(arguments)
+    options = parse(arguments)
     try:
         if options.command == "list":
             for folder in sorted(FOLDER.iterdir()) if FOLDER.is_dir() else ():

@@ -13,6 +13,7 @@ import zstandard
 from lab.archive import Source, debian_sources
 from lab.errors import LabError
 from lab.image import Image
+from lab.inside import guests
 from lab.kernel import plain_kernel
 from lab.machine import Files, Options, command_line, link_between
 from lab.network import limit_script
@@ -130,3 +131,19 @@ def test_link_is_limited_in_the_units_of_tc() -> None:
     for rate, delay in ((10, 0.0), (None, -1.0), (None, 60.0)):
         with pytest.raises(UsageError):
             limit_script(rate, delay)
+
+
+def test_guest_has_the_queues_and_the_arguments_that_were_asked_for() -> None:
+    words = ["start", "web", "--queues", "4", "--ip", "192.168.77.50/24", "--append=nopvspin"]
+    line = guests.Guest("web").command(guests.parse([*words, "--", "-device", "virtio-scsi-pci"]))
+    assert line[-2:] == ["-device", "virtio-scsi-pci"]
+    assert any("queues=4" in word and "vhost=on" in word for word in line)
+    assert any("mq=on,vectors=10" in word for word in line)
+    append = line[line.index("-append") + 1]
+    assert "nopvspin" in append and "lab.ip=192.168.77.50/24" in append
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "much-too-long", "dots.in.it", "elevenchars"])
+def test_names_that_make_no_tap_are_refused(name: str) -> None:
+    with pytest.raises(guests.GuestError):
+        guests.Guest(name)
