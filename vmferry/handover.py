@@ -69,8 +69,8 @@ class Settled:
 class Facts:
     """All that a decision may rest on.
 
-    `step` is the last one in the journal. `ran_before` says whether the VM ran when the move
-    began. `blind` is a destination that vmferry cannot see (no QMP there). `disks_unchanged` says
+    `step` is the last one in the journal. `ran` says whether the VM ran when the switchover stopped
+    it. `blind` is a destination that vmferry cannot see (no QMP there). `disks_unchanged` says
     whether no disk was written since `source-dead` was recorded. `waited_out` is set when the same
     state has lasted for as long as the caller will wait.
     """
@@ -78,7 +78,7 @@ class Facts:
     step: Step
     source: SideView
     destination: SideView
-    ran_before: bool = True
+    ran: bool = True
     blind: bool = False
     disks_unchanged: bool = True
     waited_out: bool = False
@@ -188,7 +188,7 @@ def _back(facts: Facts) -> Move | Settled:
     handed_over = source.migration == "completed" and source.runstate in STOPPED_BY_MIGRATION
     if facts.blind and handed_over:
         return Move.RECORD_SOURCE_DEAD  # too late to turn back: the destination may run
-    if source.runstate in STOPPED_BY_MIGRATION and facts.ran_before:
+    if source.runstate in STOPPED_BY_MIGRATION and facts.ran:
         return Move.RESUME_SOURCE
     return Move.RECORD_UNDONE
 
@@ -229,7 +229,7 @@ def _after_source_dead(facts: Facts) -> Move | Settled:
     if facts.blind or destination.running:
         return Move.RECORD_DONE
     if destination.loaded:
-        waits = facts.ran_before and destination.runstate in WAITING_FOR_CONT
+        waits = facts.ran and destination.runstate in WAITING_FOR_CONT
         return Move.START_DESTINATION if waits else Move.RECORD_DONE
     if not destination.dead:
         return _silent("destination", facts)
@@ -246,7 +246,7 @@ def _after_source_dead(facts: Facts) -> Move | Settled:
             "memory at the source no longer fits them; the source is stopped and was not touched",
             final=False,
         )
-    return Move.RESUME_SOURCE if facts.ran_before else Move.RECORD_UNDONE
+    return Move.RESUME_SOURCE if facts.ran else Move.RECORD_UNDONE
 
 
 def _wait(facts: Facts) -> Move:

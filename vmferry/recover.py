@@ -41,11 +41,12 @@ async def recover_run(journal: Journal, run: Run, clock: Clock) -> Outcome:
         seen = destination if isinstance(destination, QemuSide) else None
         try:
             settled = await settle(
-                Sides(source, destination, parties.ran_before),
+                Sides(source, destination),
                 ledger,
                 Goal.BACK if run.last_step is Step.BEGUN else Goal.FORWARD,
                 clock,
                 disks_unchanged=ledger.disks_unchanged,
+                ran=lambda: ledger.ran,
             )
             settled, problems = await tidy(parties, settled, source, seen)
         finally:

@@ -68,7 +68,6 @@ class Sides:
 
     source: Side
     destination: Side | None
-    ran_before: bool = True
 
 
 async def settle(
@@ -78,11 +77,14 @@ async def settle(
     clock: Clock,
     *,
     disks_unchanged: Callable[[], bool] = lambda: True,
+    ran: Callable[[], bool] = lambda: True,
     before: Callable[[Move], Awaitable[None]] | None = None,
     patience: float = PATIENCE_SECONDS,
     hurried: Callable[[], bool] = lambda: False,
 ) -> Settled:
     """Bring the VM to one place; `before` hears of each move first.
+
+    `ran` says whether the VM ran before the switchover stopped it: only then it is started again.
 
     Never raises for what a side or the journal does.
     """
@@ -104,7 +106,7 @@ async def settle(
             step=ledger.last(),
             source=source,
             destination=destination,
-            ran_before=sides.ran_before,
+            ran=ran(),
             blind=sides.destination is None,
             disks_unchanged=disks_unchanged(),
             waited_out=clock.now() - since >= allowed,

@@ -403,14 +403,14 @@ class WorldClock:
 async def run_settler(world: World, goal: Goal) -> Settled | None:
     """One process that settles; None where it was killed."""
     world.source.seen_dead = world.destination.seen_dead = False
-    sides = Sides(world.source, world.destination, world.setting.ran_before)
     try:
         return await settle(
-            sides,
+            Sides(world.source, world.destination),
             WorldLedger(world),
             goal,
             WorldClock(world),
             disks_unchanged=lambda: not world.disks_written,
+            ran=lambda: world.setting.ran_before,
         )
     except SettlerKilled:
         return None

@@ -72,11 +72,11 @@ def allowed(facts: Facts, goal: Goal, move: Move) -> bool:
             return undecided and handed_over and (destination.loaded or facts.blind)
         case Move.START_DESTINATION:
             stopped = destination.loaded and not destination.running
-            return step is Step.SOURCE_DEAD and stopped and not source.running and facts.ran_before
+            return step is Step.SOURCE_DEAD and stopped and not source.running and facts.ran
         case Move.RESUME_SOURCE:
             alone = destination.dead or (facts.blind and source.migration != "completed")
             fits = undecided or facts.disks_unchanged
-            return alone and fits and facts.ran_before and step not in (Step.DONE, Step.UNDONE)
+            return alone and fits and facts.ran and step not in (Step.DONE, Step.UNDONE)
         case Move.DESTROY_DESTINATION:
             last = source.dead and destination.loaded and step is not Step.UNDONE
             spare = undecided or step is Step.UNDONE

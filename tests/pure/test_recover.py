@@ -49,3 +49,16 @@ def test_the_steps_of_a_new_run_are_known_where_the_journal_cannot_be_read() -> 
     with pytest.raises(JournalError):
         ledger.record(Step.INTENT)
     assert ledger.last() is Step.BEGUN
+
+
+@pytest.mark.parametrize("ran", [True, False])
+def test_whether_the_vm_ran_at_its_switchover_is_known_to_who_recovers(ran: bool) -> None:
+    parties = Parties("web", "", Party(), Party(), ran_before=not ran)
+    with Journal.open() as journal:
+        run = journal.begin("web", "fixed", {}, parties.to_json())
+        ledger = RunLedger(journal, run, parties)
+        ledger.ran = ran
+        ledger.record(Step.INTENT)
+        ledger.record(Step.SOURCE_DEAD)
+        assert RunLedger(journal, run, parties, journal.run(run).steps).ran is ran
+        assert RunLedger(journal, run, parties).ran is not ran

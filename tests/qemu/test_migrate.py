@@ -266,6 +266,22 @@ def test_a_paused_vm_moves_and_stays_paused(home: Home) -> None:
     ask(observer, "cont")
 
 
+@pytest.mark.parametrize("command", ["stop", "cont"])
+def test_a_vm_that_is_paused_or_resumed_while_it_moves_is_left_so(home: Home, command: str) -> None:
+    observer = home.instance("web").files.observer_socket
+    if command == "cont":
+        ask(observer, "stop")
+    move = home.start("migrate", "web", "--to", "local", "--bandwidth", "24MiB/s", "--json")
+    until_stage(move, "passes")
+    ask(observer, command)
+    *_, outcome = lines_of(finish(move).stdout)
+    assert (outcome["status"], outcome["vm_runs_at"]) == ("completed", "destination")
+    observer = home.instance("web").files.observer_socket
+    (state,) = ask(observer, "query-status")
+    assert state["status"] == ("paused" if command == "stop" else "running")
+    ask(observer, "cont")
+
+
 def test_verify_means_a_test_guest_and_says_so(home: Home) -> None:
     # A VM of ours without a test guest has nothing to verify.
     disk = home.folder / "empty.raw"

@@ -83,7 +83,8 @@ class RunLedger:
     """The durable steps of one run, with what must be known together with each.
 
     `steps` are those that an earlier owner has recorded. The journal is not read: it may be out of
-    order by the time that the VM stands still.
+    order by the time that the VM stands still. `ran` is whether the VM ran when it was stopped for
+    the switchover; it goes to disk with the intent.
     """
 
     def __init__(
@@ -93,6 +94,9 @@ class RunLedger:
         self._run = run
         self._parties = parties
         self._last = steps[-1].step if steps else Step.BEGUN
+        self.ran: bool = next(
+            (row.detail["ran"] for row in steps if "ran" in row.detail), parties.ran_before
+        )
         self._disks: Mapping[str, Any] | None = next(
             (row.detail.get("disks") for row in steps if row.step is Step.SOURCE_DEAD), None
         )
@@ -101,7 +105,9 @@ class RunLedger:
         return self._last
 
     def record(self, step: Step) -> None:
-        detail = {}
+        detail: dict[str, Any] = {}
+        if step is Step.INTENT:
+            detail = {"ran": self.ran}
         if step is Step.SOURCE_DEAD:
             self._disks = disk_states(self._parties.disks)
             detail = {"disks": self._disks}

@@ -41,10 +41,12 @@ from vmferry.move.prepare import (
     start_destination,
 )
 from vmferry.move.recorder import Recorder
+from vmferry.move.running import Running
 from vmferry.policy.base import Input, Limits
 from vmferry.policy.fixed import Fixed
 from vmferry.precopy.foresight import Foresight, Known
 from vmferry.precopy.outcome import Outcome
+from vmferry.precopy.sample import Event
 from vmferry.settle import Sides, settle
 from vmferry.vm.address import Destination, Local, parse_destination, parse_vm
 from vmferry.vm.lock import MoveLock
@@ -109,12 +111,15 @@ class _Work:
     recorder: Recorder
     cost: CostMeter
     guest: GuestWatch
+    running: Running
     destination: QemuSide | None = None
     complaints: StandardError | None = None
     migration: QemuMigration | None = None
 
     def hear(self, item: Input) -> None:
         self.recorder.hear(item)
+        if isinstance(item, Event):
+            self.running.receive(item)
         self.guest.poll()
 
     def stage(self, name: str) -> None:
@@ -185,7 +190,7 @@ class MoveRun:
         foresight = Foresight(setting, known, time.time())
         recorder = Recorder(self._journal, run, foresight, cost, self._tell)
         guest = GuestWatch(recorder.line)
-        work = _Work(source, to, parties, recorder, cost, guest)
+        work = _Work(source, to, parties, recorder, cost, guest, Running(source.ran_before))
         if waiting is not None:
             work.destination = waiting.side
             work.complaints = StandardError(waiting.side.process)
@@ -205,11 +210,14 @@ class MoveRun:
         except (VmferryError, QmpError) as error:
             ending = Ending("lost", why=_with_hint(error))
         settled = await self._hand_over(run, work, ending)
+        if work.running.ran != work.parties.ran_before:
+            did = "resumed" if work.running.ran else "stopped"
+            self._say(f"the VM was {did} by somebody else while it moved, and is left so")
         complaint = _complaint(work)
         settled, problems = await tidy(work.parties, settled, work.source.side, work.destination)
         await work.guest.finish(settled.place)
         if self._request.verify:
-            await work.guest.verify(settled.place, runs=work.parties.ran_before)
+            await work.guest.verify(settled.place, runs=work.running.ran)
         settled = await _as_it_is_now(work, settled)
         account = Account(run, self._request.policy, work.parties, ending, settled)
         problems += work.guest.problems
@@ -279,6 +287,7 @@ class MoveRun:
             hear()
             work.stage(move.value)
             if move is Move.RECORD_INTENT:
+                ledger.ran = work.running.ran
                 standing = work.migration.looked_at() if work.migration is not None else None
                 if standing is not None:
                     work.hear(standing)
@@ -287,11 +296,12 @@ class MoveRun:
 
         ledger = RunLedger(self._journal, run, work.parties)
         settled = await settle(
-            Sides(work.source.side, work.destination, work.parties.ran_before),
+            Sides(work.source.side, work.destination),
             ledger,
             Goal.FORWARD if forward else Goal.BACK,
             InboxClock(self._inbox, hear),
             disks_unchanged=ledger.disks_unchanged,
+            ran=lambda: work.running.ran,
             before=before,
             hurried=lambda: self._cancelled is not None,
         )
