@@ -17,6 +17,7 @@ from typing import Any
 
 from vmferry.testguest.settings import PageWriterSettings
 from vmferry.units import MIB
+from vmferry.vm.spec import TESTGUEST_OWN_BYTES, TESTGUEST_OWN_PART
 
 # What writes as fast as it can writes about this much under TCG.
 UNLIMITED = 300.0
@@ -131,7 +132,10 @@ def _load(
     settings = [Setting(bandwidth, limit_ms) for bandwidth in _bandwidths(name, writer, limit_ms)]
     if uncapped:
         settings.append(Setting(0, uncapped))
-    return Workload(name, writer, max(SMALL_RAM, OWN_RAM + owned), tuple(settings))
+    # Of a large guest more is its own than OWN_RAM.
+    least = (writer.owned_bytes + TESTGUEST_OWN_BYTES) * TESTGUEST_OWN_PART
+    least_mib = math.ceil(least / (TESTGUEST_OWN_PART - 1) / MIB)
+    return Workload(name, writer, max(SMALL_RAM, OWN_RAM + owned, least_mib), tuple(settings))
 
 
 def _bandwidths(name: str, writer: PageWriterSettings, limit_ms: int) -> list[int]:

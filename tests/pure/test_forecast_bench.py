@@ -30,12 +30,13 @@ from bench._forecast_scores import (
     spreads,
     verdicts,
 )
-from bench._forecast_workloads import WORKLOADS, Setting, held_out, uniform_edge
+from bench._forecast_workloads import WORKLOADS, Setting, Workload, held_out, uniform_edge
 from bench._guest_programs import PROGRAMS
 from bench.forecast import pictures
 from vmferry.precopy.profile import CurvePoint, DirtyProfile
 from vmferry.precopy.quantiles import Quantiles
 from vmferry.units import MIB
+from vmferry.vm.spec import VmSpec
 
 
 def moved(total_ms: float, size: float = 100.0, downtime_ms: float = 50.0) -> Outcome:
@@ -318,3 +319,15 @@ def test_the_pictures_are_well_formed_and_show_every_case(tmp_path: Path) -> Non
         for picture in found.values():
             ElementTree.fromstring(picture)
         assert found["forecast-total.svg"].count("<circle") == count
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
+def test_the_guest_of_each_workload_has_room_for_it(workload: Workload) -> None:
+    VmSpec.model_validate(
+        {
+            "name": "guest",
+            "memory": {"size": f"{workload.ram_mib}MiB"},
+            "boot": {"kernel": "testguest"},
+            "testguest": workload.writer.model_dump(),
+        }
+    )
