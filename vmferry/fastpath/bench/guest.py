@@ -19,10 +19,11 @@ from vmferry.fastpath.guest_audit import changes, table
 from vmferry.host.kvm import kvm_problem
 from vmferry.host.threads import ThreadTimes, thread_times
 from vmferry.hypervisor.qemu.binary import find_binary
-from vmferry.hypervisor.qemu.qmp import Qmp, QmpError
+from vmferry.hypervisor.qemu.qmp import Qmp, QmpError, QmpGone
 
 # A nested guest of a host in software boots in about 12 s, and in 40 s beside another one.
 _BOOT_SECONDS = 240.0
+_START_SECONDS = 30.0
 _ANSWER_SECONDS = 120.0
 _POLL_SECONDS = 0.05
 _LONGEST = 16 << 20
@@ -104,8 +105,16 @@ class Guest:
 
     async def command(self, name: str, timeout: float = 10.0, **arguments: Any) -> Any:
         """What QEMU answers. Argument names are QMP's with _ for -. Raises QmpError."""
-        if self._qmp is None:
-            self._qmp = await Qmp.connect(self._folder / "qmp")
+        until = asyncio.get_running_loop().time() + _START_SECONDS
+        while self._qmp is None:
+            try:
+                self._qmp = await Qmp.connect(self._folder / "qmp")
+            except QmpGone:
+                if self._process.returncode is not None:
+                    raise GuestFailedError(f"QEMU ended: {self._said()}") from None
+                if asyncio.get_running_loop().time() > until:
+                    raise
+                await asyncio.sleep(_POLL_SECONDS)
         values = {key.replace("_", "-"): value for key, value in arguments.items()}
         return await self._qmp.execute(name, values, timeout)
 

@@ -10,24 +10,27 @@ import asyncio
 import contextlib
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from vmferry.fastpath.bench.guest import Guest, GuestFailedError, Machine, need_qemu, started
 from vmferry.fastpath.bench.program import image
-from vmferry.fastpath.bench.rows import Row, Rows, Spread, spread
+from vmferry.fastpath.bench.rows import Row, Rows, spread
 from vmferry.fastpath.bench.run import Benchmark, Figure, Setting
 from vmferry.host.threads import ThreadTimes, cores_of, pin
 from vmferry.hypervisor.qemu.qmp import QmpError
+from vmferry.units import MIB
 
 STILL, SPARE, SAME = "no move", "spare core", "the vCPU's core"
+_WHERE = {SPARE: "a spare core", SAME: "its vCPU's core"}
 _PAGES = 96 << 20
-_BANDWIDTH = 64 << 20
+_UNLIMITED = 1 << 40
 _SETTLE_SECONDS = 1.0
 _START_SECONDS = 20.0
 _SINK = (
     "import socket, sys\n"
-    "s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(1)\n"
+    "s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(1); print(flush=True)\n"
     "c, b = s.accept()[0], bytearray(1 << 20)\n"
     "while c.recv_into(b): pass\n"
 )
@@ -45,7 +48,10 @@ async def _measure(case: str, setting: Setting) -> Row:
             return await _compared(guest, setting.seconds, still)
         core = spare if case == SPARE else mine
         async with _migration(guest, setting.folder / "sink", core, spare):
-            return await _compared(guest, setting.seconds, still)
+            sent, began = await _sent(guest), time.monotonic()
+            row = await _compared(guest, setting.seconds, still)
+            speed = (await _sent(guest) - sent) / (time.monotonic() - began)
+            return {**row, "sent_mib_per_s": round(speed / MIB, 1)}
 
 
 async def _compared(guest: Guest, seconds: float, still: Row) -> Row:
@@ -72,6 +78,10 @@ async def _window(guest: Guest, seconds: float) -> Row:
     }
 
 
+async def _sent(guest: Guest) -> int:
+    return int((await guest.command("query-migrate"))["ram"]["transferred"])
+
+
 def _threads(guest: Guest) -> dict[int, ThreadTimes]:
     return {thread.tid: thread for thread in guest.threads()}
 
@@ -79,23 +89,25 @@ def _threads(guest: Guest) -> dict[int, ThreadTimes]:
 @contextlib.asynccontextmanager
 async def _migration(guest: Guest, path: Path, core: int, spare: int) -> AsyncIterator[None]:
     """A migration that goes on for one `async with`, its thread on `core`, its sink on `spare`."""
-    sink = await asyncio.create_subprocess_exec(sys.executable, "-c", _SINK, str(path))
+    sink = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _SINK, str(path)), stdout=asyncio.subprocess.PIPE
+    )
     try:
+        assert sink.stdout is not None
+        await asyncio.wait_for(sink.stdout.readline(), _START_SECONDS)  # it listens
         pin(sink.pid, frozenset({spare}))
-        await guest.command("migrate-set-parameters", max_bandwidth=_BANDWIDTH, downtime_limit=1)
-        async with asyncio.timeout(_START_SECONDS):
-            while True:
-                try:
-                    await guest.command("migrate", uri=f"unix:{path}")
-                    break
-                except QmpError:  # the sink does not listen yet
-                    await asyncio.sleep(0.1)
+        await guest.command("migrate-set-parameters", max_bandwidth=_UNLIMITED, downtime_limit=1)
+        await guest.command("migrate", uri=f"unix:{path}")
+        threads = await _threads_on(guest, spare)
+        # Half of what it can send, so that its thread wants about half a core anywhere, and sends
+        # as much on either core.
+        sent, began = await _sent(guest), time.monotonic()
         await asyncio.sleep(_SETTLE_SECONDS)
-        threads = [one for one in guest.threads() if one.is_migration]
-        if not threads:
-            raise GuestFailedError("the migration has no thread that can be seen")
+        speed = (await _sent(guest) - sent) / (time.monotonic() - began)
+        await guest.command("migrate-set-parameters", max_bandwidth=max(int(speed / 2), MIB))
         for thread in threads:
             pin(thread.tid, frozenset({core}))
+        await asyncio.sleep(_SETTLE_SECONDS)
         yield
         told = await guest.command("query-migrate")
         if told.get("status") != "active":
@@ -108,6 +120,17 @@ async def _migration(guest: Guest, path: Path, core: int, spare: int) -> AsyncIt
         await sink.wait()
 
 
+async def _threads_on(guest: Guest, core: int) -> list[ThreadTimes]:
+    """The migration's threads, kept to a core. Raises GuestFailedError where none can be seen."""
+    await asyncio.sleep(_SETTLE_SECONDS)
+    threads = [one for one in guest.threads() if one.is_migration]
+    if not threads:
+        raise GuestFailedError("the migration has no thread that can be seen")
+    for thread in threads:
+        pin(thread.tid, frozenset({core}))
+    return threads
+
+
 def _problem() -> str:
     if problem := need_qemu():
         return problem
@@ -115,14 +138,15 @@ def _problem() -> str:
 
 
 def _prove(rows: Rows) -> Sequence[str]:
-    def word(one: Spread | None) -> str:
-        return "unknown" if one is None else f"{100 - one.median:.0f} %"
-
-    spare, same = (word(spread(rows.of(case), "work")) for case in (SPARE, SAME))
-    return [
-        f"the guest loses {spare} of its work to a migration with a thread on a spare core, and "
-        f"{same} with one on its vCPU's core"
-    ]
+    told = []
+    for case in (SPARE, SAME):
+        work, delay = (spread(rows.of(case), key) for key in ("work", "run_delay"))
+        if work is not None and delay is not None:
+            told.append(
+                f"with the migration thread on {_WHERE[case]} the guest does {work.median:.0f} % of"
+                f" its work, and its vCPU waits for a core {delay.median:.0f} % of the time"
+            )
+    return told
 
 
 BENCHMARK = Benchmark(
@@ -133,6 +157,7 @@ BENCHMARK = Benchmark(
         Figure("pages_per_s", "pages written/s in the window"),
         Figure("work", "guest's work, % of the window before"),
         Figure("run_delay", "vCPU ready without a core, %"),
+        Figure("sent_mib_per_s", "migration sends, MiB/s"),
         Figure("migration_cpu", "migration threads, % of a core"),
     ),
     problem=_problem,
