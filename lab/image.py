@@ -43,7 +43,8 @@ _HOST = (
 _HOST_KERNEL = "linux-image-amd64"
 _GUEST_KERNEL = "linux-image-cloud-amd64"
 _HOST_DISK = 8 * 1024**3
-_HOST_BOOT_MODULES = ("virtio_pci", "virtio_blk", "ext4")
+# ext4 asks for crc32c by name only.
+_HOST_BOOT_MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
 _GUEST_BOOT_MODULES = (*_HOST_BOOT_MODULES, "virtio_scsi", "sd_mod", "overlay")
 _INSIDE = ("__init__.py", "agent.py", "client.py", "frames.py", "guests.py")
 _COMPILE = ("gcc", "-std=gnu17", "-O2", "-static", "-pthread")
@@ -175,12 +176,13 @@ def _build(work: Path, say: Say) -> Path:
     say("preparing Python")
     python_parts.install_libraries(root, toolbox, work)
     version = python_parts.python_version(root)
-    shutil.rmtree(guest_root / f"usr/lib/python{version}")
-    shutil.copytree(root / f"usr/lib/python{version}", guest_root / f"usr/lib/python{version}")
+    compiled, plain = (one / f"usr/lib/python{version}" for one in (root, guest_root))
+    shutil.rmtree(plain)
+    shutil.copytree(compiled, plain, symlinks=True)
 
     say("making the images")
     inside = root / "lab"
-    inside.mkdir()
+    inside.mkdir(exist_ok=True)
     _kernel(guest_root, guest_kernel, toolbox, inside / "guest-vmlinux", work)
     debian.prepare_modules(guest_root, _version(guest_kernel), toolbox)
     (inside / "guest-initrd").write_bytes(

@@ -73,7 +73,7 @@ def command_line(
     """The program and its arguments; `link` is QEMU's netdev for the network between hosts."""
     words = image.toolbox.qemu()
     words += ["-name", f"guest={name},debug-threads=on"]
-    words += ["-nodefaults", "-no-user-config", "-display", "none"]
+    words += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     words += ["-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"]
     words += ["-smp", str(options.cpus), "-m", f"{options.memory_bytes // 1024**2}M"]
     words += ["-kernel", str(image.kernel), "-initrd", str(image.initrd)]

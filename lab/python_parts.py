@@ -83,7 +83,7 @@ def compile_all(root: Path, folders: list[str], toolbox: Toolbox) -> None:
     long, and again in each new host."""
     program = f"usr/bin/python{python_version(toolbox.root)}"
     where = [str(root / folder) for folder in folders]
-    options = ["-q", "-j", "0", "--invalidation-mode", "unchecked-hash"]
+    options = ["-q", "--invalidation-mode", "unchecked-hash"]
     toolbox.run(program, "-m", "compileall", *options, "-s", root, "-p", "/", *where)
 
 
