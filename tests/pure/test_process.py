@@ -97,6 +97,21 @@ def test_one_that_becomes_a_zombie_is_dead_before_anybody_waits_for_it(child: Ch
     process.kill()
 
 
+def test_one_whose_first_thread_has_ended_lives_while_another_runs() -> None:
+    program = (
+        "import ctypes, threading, time\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "ctypes.CDLL(None).pthread_exit(None)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program]) as started:
+        process = ProcessId.of(started.pid)
+        while "Z (zombie)" not in Path(f"/proc/{started.pid}/status").read_text():
+            assert started.poll() is None
+        assert process.alive()
+        process.kill()
+        assert process.wait_dead(10)
+
+
 def test_a_stopped_process_lives(child: Child) -> None:
     process = ProcessId.of(child.pid)
     process.kill(signal.SIGSTOP)

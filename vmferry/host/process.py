@@ -21,7 +21,8 @@ class ProcessId:
     boot: str
 
     def alive(self) -> bool:
-        """Whether it still runs; a zombie is dead, and so is any process of an earlier boot."""
+        """Whether any thread of it still runs; a zombie is dead, and so is any process of an
+        earlier boot."""
         return self.boot == boot_id() and _start_ticks(self.pid) == self.start_ticks
 
     def kill(self, sig: int = signal.SIGKILL) -> None:
@@ -100,4 +101,6 @@ def _start_ticks(pid: int) -> int | None:
         return None
     # The command's name is in brackets and may hold any byte, also spaces and brackets.
     fields = text.rpartition(b")")[2].split()
-    return None if fields[0] in b"ZX" else int(fields[19])
+    # While other threads of a killed process run on, its first one may be a zombie already.
+    ended = fields[0] in b"ZX" and int(fields[17]) <= 1
+    return None if ended else int(fields[19])
