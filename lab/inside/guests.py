@@ -90,6 +90,8 @@ class Guest:
             stream.buffer.write(data)
             stream.buffer.flush()
 
+        if not self.folder.is_dir():
+            raise GuestError(f"no guest '{self.name}' runs here")
         with free_port(self.agent_sockets, patience) as path:
             ended = Conversation(path).run(request, stdin=stdin, on_output=show, patience=patience)
         if ended.late:
@@ -98,6 +100,8 @@ class Guest:
 
     def qmp(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
         """One QMP command by a connection of its own. Raises OSError and GuestError."""
+        if not (self.folder / "qmp.sock").exists():
+            raise GuestError(f"no guest '{self.name}' runs here")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(20.0)
             connection.connect(str(self.folder / "qmp.sock"))

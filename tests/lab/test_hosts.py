@@ -1,0 +1,99 @@
+"""Two KVM hosts: what they are, how they differ, their network, guests in them and a move."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.lab import Lab
+from lab.machine import Options
+from tests.lab.common import shared_lab
+
+# The first builds the lab where that was never done on this machine.
+pytestmark = pytest.mark.timeout(1200)
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    yield from shared_lab(2, Options())
+
+
+async def test_hosts_have_kvm(lab: Lab) -> None:
+    script = "cat /sys/module/kvm_amd/parameters/npt && test -w /dev/kvm && test -c /dev/vhost-net"
+    for host in lab.hosts:
+        assert (await host.run(script)).check().text in ("Y", "1")
+
+
+async def test_hosts_from_one_state_are_not_the_same(lab: Lab) -> None:
+    script = (
+        "hostname; cat /proc/sys/kernel/random/boot_id /etc/machine-id /sys/class/net/eth0/address;"
+        " head -c 8 /dev/urandom | od -An -tx8"
+    )
+    told = [(await host.run(script)).check().text.split() for host in lab.hosts]
+    assert [one[0] for one in told] == ["lab-a", "lab-b"]
+    assert all(first != second for first, second in zip(*told, strict=True))
+
+
+async def test_hosts_have_the_time(lab: Lab) -> None:
+    """A prepared state brings the time of its making."""
+    for host in lab.hosts:
+        assert abs(int((await host.run("date +%s")).check().text) - time.time()) < 60
+
+
+async def test_hosts_reach_each_other_at_the_speed_that_is_set(lab: Lab) -> None:
+    a, b = lab.hosts
+    await lab.link(rate=2_500_000, delay=0.02)
+    for host in lab.hosts:
+        told = (await host.run("tc qdisc show dev eth0")).check().text
+        assert "rate 20Mbit" in told and "delay 20ms" in told
+    answer = (await a.run(f"ping -c 3 -q {b.address}")).check().text
+    assert "0% packet loss" in answer
+    least = float(answer.rpartition("= ")[2].split("/")[0])
+    assert least >= 40.0  # both ways, by the host's own clock
+    await lab.link()
+    assert "netem" not in (await b.run("tc qdisc show dev eth0")).check().text
+
+
+async def test_files_go_there_and_back(lab: Lab, tmp_path: Path) -> None:
+    source = tmp_path / "folder"
+    (source / "deep").mkdir(parents=True)
+    (source / "deep" / "bytes").write_bytes(bytes(range(256)) * 4000)
+    host = lab.hosts[0]
+    await host.put(source, "things")
+    await host.get("things/deep/bytes", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == (source / "deep" / "bytes").read_bytes()
+
+
+async def test_vmferry_runs_on_a_host(lab: Lab) -> None:
+    spec = '[memory]\nsize = "256MiB"\n[boot]\nkernel = "testguest"\n'
+    host = lab.hosts[0]
+    await host.run(["sh", "-c", "cat > small.toml"], stdin=spec.encode())
+    (await host.run("vmferry run small.toml", timeout=240)).check()
+    listed = (await host.run("vmferry ls", timeout=120)).check().text
+    (await host.run("vmferry stop small", timeout=120)).check()
+    assert "small" in listed
+
+
+async def test_guest_moves_from_host_to_host(lab: Lab) -> None:
+    a, b = lab.hosts
+    guest = await a.start_guest("mover", queues=2, ip="192.168.77.50/24")
+    before = (await guest.run("cat /proc/sys/kernel/random/boot_id; nproc")).check().text
+    waiting = await b.start_guest(
+        "mover", queues=2, ip="192.168.77.50/24", incoming="tcp:0.0.0.0:4444"
+    )
+    try:
+        done = await a.run(
+            f"vmferry migrate qmp:{guest.qmp_socket} --to tcp:{b.address}:4444 --json",
+            timeout=240,
+        )
+        outcome = json.loads(done.check().text.splitlines()[-1])
+        assert (outcome["status"], outcome["vm_runs_at"]) == ("completed", "destination")
+        after = (await waiting.run("cat /proc/sys/kernel/random/boot_id; nproc")).check().text
+        assert after == before
+    finally:
+        await guest.stop()
+        await waiting.stop()
