@@ -24,6 +24,7 @@ GUEST = (
     Component("ip", "iproute2"),
     Component("apt-get", "apt"),
     Component("zstd", "zstd"),
+    Component("unshare", "util-linux"),
 )
 
 BY_LAYER = {"pure": REPOSITORY, "qemu": GUEST, "lab": GUEST}

@@ -117,7 +117,7 @@ def lock_text() -> str:
 
 
 def test_dev_installs_what_tests_need() -> None:
-    essential = {"apt", "bash", "dpkg"}
+    essential = {"apt", "bash", "dpkg", "util-linux"}
     listed = re.search(
         r"^PACKAGES=\((.*?)^\)", (ROOT / "dev").read_text(), re.DOTALL | re.MULTILINE
     )

@@ -6,6 +6,7 @@ them. What libvirt has no element for is said in a comment.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -49,9 +50,7 @@ class _Domain:
         self._notes = notes
         self._kvm = spec.qemu.accelerator != "tcg"
         self._model = parse_cpu_model(spec.cpu.model or "host")
-        self._iothreads = sorted(
-            {number for one in (*spec.disk, spec.scsi or Scsi()) for number in one.iothreads or ()}
-        )
+        self._iothreads = spec.iothreads
 
     def text(self) -> str:
         domain = Element("domain", type="kvm" if self._kvm else "qemu")
@@ -102,7 +101,9 @@ class _Domain:
         boot = self._spec.boot
         system = SubElement(domain, "os")
         machine = self._spec.qemu.machine
-        arch = (self._spec.qemu.binary or "x86_64").rpartition("-")[2]
+        # A program of another name is for this machine.
+        _, named, target = (self._spec.qemu.binary or "").rpartition("qemu-system-")
+        arch = target if named else platform.machine()
         SubElement(system, "type", arch=arch, machine=machine).text = "hvm"
         kernel, initrd, append = boot.kernel, boot.initrd, boot.append
         if self._spec.is_testguest and self._image is not None:

@@ -249,6 +249,12 @@ class VmSpec(_Model):
         return self.boot.kernel == TESTGUEST
 
     @property
+    def iothreads(self) -> list[int]:
+        """The numbers of all iothreads that its devices name."""
+        served: list[Disk | Scsi] = [*self.disk, self.scsi or Scsi()]
+        return sorted({number for one in served for number in one.iothreads or ()})
+
+    @property
     def page_writer(self) -> PageWriterSettings:
         """The settings of the page writer; the defaults where the file says nothing."""
         return self.testguest or PageWriterSettings()

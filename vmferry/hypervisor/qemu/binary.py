@@ -17,6 +17,7 @@ Version = tuple[int, int, int]
 _ARCHITECTURES = {"arm64": "aarch64", "i686": "x86_64"}
 _VERSION = re.compile(r"version (\d+)\.(\d+)\.(\d+)")
 _ALIAS = re.compile(r"^(\S+)\s.*\(alias of (\S+?)\)", re.MULTILINE)
+_STORAGE = ("virtio-blk-pci", "virtio-scsi-pci")
 _ASK_SECONDS = 20.0
 
 
@@ -45,6 +46,18 @@ def find_binary(name: str | None) -> Binary:
         )
     path = str(Path(path).absolute())
     return _ask(path, Path(path).stat().st_mtime_ns)
+
+
+def spreading_models(path: str) -> frozenset[str]:
+    """The storage devices whose queues this QEMU can spread over several iothreads. Raises
+    UsageError."""
+    return _ask_spreading(path, Path(path).stat().st_mtime_ns)
+
+
+@functools.cache
+def _ask_spreading(path: str, _changed: int) -> frozenset[str]:
+    found = {model: _run(path, "-device", f"{model},help") for model in _STORAGE}
+    return frozenset(model for model, text in found.items() if "iothread-vq-mapping=" in text)
 
 
 @functools.cache

@@ -68,7 +68,8 @@ def command_line(
     words += _console(files)
     if spec.is_testguest:
         words += _guest_channels(files)
-    words += _iothreads(spec)
+    for number in spec.iothreads:
+        words += ["-object", f"iothread,id=iothread{number}"]
     words += _disks(spec.disk, spec.scsi or Scsi())
     for index, nic in enumerate(spec.nic):
         words += _nic(spec.name, index, nic, (taps or {}).get(index), with_forwards=not incoming)
@@ -157,15 +158,6 @@ def _guest_channels(files: InstanceFiles) -> list[str]:
             "-device",
             f"virtserialport,bus=channels.0,nr={number},chardev={name},name={port}",
         ]
-    return words
-
-
-def _iothreads(spec: VmSpec) -> list[str]:
-    served = [disk.iothreads or () for disk in spec.disk]
-    served += [spec.scsi.iothreads or ()] if spec.scsi is not None else []
-    words = []
-    for number in sorted({number for numbers in served for number in numbers}):
-        words += ["-object", f"iothread,id=iothread{number}"]
     return words
 
 

@@ -13,9 +13,11 @@ from vmferry.host.paths import instances_dir
 from vmferry.host.process import ProcessId
 from vmferry.hypervisor.qemu.command_line import command_line
 from vmferry.hypervisor.qemu.instance import Instance, InstanceFiles, read_tail
+from vmferry.hypervisor.qemu.networks import open_taps, release_bridges
+from vmferry.hypervisor.qemu.pinning import pin_threads
 from vmferry.hypervisor.qemu.qmp import Qmp, QmpError
 from vmferry.hypervisor.qemu.resolve import Resolved, resolve
-from vmferry.testguest.build import build
+from vmferry.testguest.build import GuestImage, build
 from vmferry.vm.spec import VmSpec
 
 START_SECONDS = 30.0
@@ -47,8 +49,7 @@ async def launch(spec: VmSpec, *, incoming: bool = False) -> Instance:
     files = _make_folder()
     process: subprocess.Popen[bytes] | None = None
     try:
-        words = command_line(resolved.spec, files, image, incoming=incoming)
-        process = _start(words, files)
+        process = _start(resolved.spec, files, image, incoming=incoming)
         instance = _identify(process, files, resolved, incoming=incoming)
         instance.save()
         await _wait_until_it_answers(instance, process)
@@ -57,6 +58,7 @@ async def launch(spec: VmSpec, *, incoming: bool = False) -> Instance:
             process.kill()
             process.wait()
         shutil.rmtree(files.folder, ignore_errors=True)
+        release_bridges(resolved.spec)
         raise
     _started.append(process)
     return instance
@@ -99,8 +101,11 @@ def _make_folder() -> InstanceFiles:
             return files
 
 
-def _start(words: list[str], files: InstanceFiles) -> subprocess.Popen[bytes]:
-    with files.stderr_log.open("ab") as log:
+def _start(
+    spec: VmSpec, files: InstanceFiles, image: GuestImage | None, *, incoming: bool
+) -> subprocess.Popen[bytes]:
+    with open_taps(spec) as taps, files.stderr_log.open("ab") as log:
+        words = command_line(spec, files, image, taps.words, incoming=incoming)
         try:
             return subprocess.Popen(
                 words,
@@ -109,6 +114,7 @@ def _start(words: list[str], files: InstanceFiles) -> subprocess.Popen[bytes]:
                 stderr=log,
                 cwd="/",
                 umask=0o177,
+                pass_fds=taps.descriptors,
                 start_new_session=True,
             )
         except OSError as error:
@@ -132,7 +138,11 @@ async def _wait_until_it_answers(instance: Instance, process: subprocess.Popen[b
         if files.control_socket.exists():
             with contextlib.suppress(QmpError):
                 qmp = await Qmp.connect(files.control_socket, timeout=left)
-                await qmp.close()
+                try:
+                    if instance.spec.cpu.pin:
+                        await pin_threads(qmp, instance.process.pid, instance.spec.cpu.pin)
+                finally:
+                    await qmp.close()
                 return
         await asyncio.sleep(_POLL_SECONDS)
 

@@ -9,10 +9,11 @@ from vmferry.errors import NeedsRecoveryError, UsageError, VmferryError
 from vmferry.host.process import ProcessId
 from vmferry.hypervisor.qemu.instance import Instance, list_instances, load_instance, read_tail
 from vmferry.hypervisor.qemu.launch import LaunchError, launch
+from vmferry.hypervisor.qemu.networks import release_bridges
 from vmferry.hypervisor.qemu.orphans import process_in
 from vmferry.hypervisor.qemu.qmp import QmpError, session
 from vmferry.vm.lock import MoveLock
-from vmferry.vm.registry import Vm, create, lookup
+from vmferry.vm.registry import DamagedError, Vm, create, lookup
 from vmferry.vm.spec import VmSpec
 
 READY_SECONDS = 180.0
@@ -57,6 +58,7 @@ async def start_vm(spec: VmSpec) -> Instance:
         except BaseException:
             await _end(started)
             started.remove()
+            release_bridges(started.spec)
             raise
         for instance in old:
             instance.remove()
@@ -84,7 +86,10 @@ async def stop_vm(name: str, *, force: bool = False) -> str:
             lost.kill()
             await asyncio.to_thread(lost.wait_dead, _QUIT_SECONDS)
         if not instances:
-            lookup(name).remove()
+            vm = lookup(name)
+            with contextlib.suppress(DamagedError):
+                release_bridges(vm.spec())
+            vm.remove()
             if lost is not None:
                 return f"'{name}': QEMU was killed, as its folder had gone"
             return f"'{name}' had no instance any more; its record is removed"
@@ -103,6 +108,7 @@ async def stop_vm(name: str, *, force: bool = False) -> str:
                 done = f"'{name}' has shut down"
         for instance in instances:
             instance.remove()
+            release_bridges(instance.spec)
         Vm(name).remove()
         return done
 
