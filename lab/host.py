@@ -102,7 +102,7 @@ class Host:
         append: str = "",
         incoming: str | None = None,
         qemu: Sequence[str] = (),
-        timeout: float = 180.0,
+        timeout: float = 420.0,
     ) -> Guest:
         """Start a Linux guest under KVM on this host and wait until its agent answers.
 
