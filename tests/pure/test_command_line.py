@@ -12,7 +12,7 @@ from vmferry.hypervisor.qemu.command_line import command_line, late_commands, ma
 from vmferry.hypervisor.qemu.instance import InstanceFiles
 from vmferry.hypervisor.qemu.ram_trap import is_ram_trapped, safe_ram_bytes
 from vmferry.testguest.build import GuestImage
-from vmferry.vm.spec import VmSpec
+from vmferry.vm.spec import Scsi, VmSpec
 
 IMAGE = GuestImage(Path("/cache/vmlinuz"), Path("/cache/initrd"), "6.1")
 SOURCE, DESTINATION = InstanceFiles(Path("/run/a")), InstanceFiles(Path("/run/b"))
@@ -115,21 +115,38 @@ def test_queues_and_who_serves_them() -> None:
     vm = spec(
         disk=[
             {"path": "/a", "interface": "scsi"},
-            {"path": "/b", "queues": 2, "iothreads": [2, 1]},
-            {"path": "/c", "queues": 2, "iothreads": []},
+            {"path": "/b", "queues": 2, "iothreads": []},
+            {"path": "/c", "iothreads": [3]},
             {"path": "/d"},
         ],
         scsi={"queues": 4, "iothreads": [1]},
     )
     line = words(vm)
-    assert after(line, "-object")[1:] == ["iothread,id=iothread1", "iothread,id=iothread2"]
-    devices = after(line, "-device")
-    assert "virtio-scsi-pci,id=scsi,num_queues=4,iothread=iothread1" in devices
-    spread = next(json.loads(one) for one in devices if one.startswith("{"))
-    assert (spread["driver"], spread["num-queues"]) == ("virtio-blk-pci", 2)
-    assert spread["iothread-vq-mapping"] == [{"iothread": "iothread2"}, {"iothread": "iothread1"}]
-    assert "virtio-blk-pci,drive=disk2,id=drive2,bootindex=3,num-queues=2" in devices
-    assert "virtio-blk-pci,drive=disk3,id=drive3,bootindex=4" in devices
+    assert after(line, "-object")[1:] == ["iothread,id=iothread1", "iothread,id=iothread3"]
+    assert after(line, "-device")[3:] == [
+        "virtio-scsi-pci,id=scsi,num_queues=4,iothread=iothread1",
+        "scsi-hd,bus=scsi.0,drive=disk0,id=drive0,bootindex=1",
+        "virtio-blk-pci,drive=disk1,id=drive1,bootindex=2,num-queues=2",
+        "virtio-blk-pci,drive=disk2,id=drive2,bootindex=3,iothread=iothread3",
+        "virtio-blk-pci,drive=disk3,id=drive3,bootindex=4",
+    ]
+
+
+def test_devices_are_made_in_order_where_one_needs_json() -> None:
+    """QEMU makes those in JSON after all others: a scsi-hd would not find its controller."""
+    disks = [{"path": "/a", "interface": "scsi"}, {"path": "/b"}]
+    plain = spec(disk=disks, nic=[{"queues": 2, "kind": "bridge", "bridge": "br0"}])
+    spread = plain.model_copy(update={"scsi": Scsi(queues=2, iothreads=(2, 1))})
+    devices = [json.loads(one) for one in after(words(spread), "-device")]
+    drivers = [one.partition(",")[0] for one in after(words(plain), "-device")]
+    assert [one["driver"] for one in devices] == drivers
+    assert devices[3] == {
+        "driver": "virtio-scsi-pci",
+        "id": "scsi",
+        "num_queues": 2,
+        "iothread-vq-mapping": [{"iothread": "iothread2"}, {"iothread": "iothread1"}],
+    }
+    assert (devices[6]["mq"], devices[6]["vectors"]) == (True, 6)
 
 
 def test_a_card_on_a_bridge_has_the_tap_that_it_is_given() -> None:

@@ -35,6 +35,9 @@ from vmferry.vm.spec import Disk, Forward, Nic, Scsi, VmSpec
 HEARTBEAT_PORT = "vmferry.heartbeat"
 AGENT_PORT = "vmferry.agent"
 
+# A device's properties, its driver first.
+_Device = dict[str, Any]
+
 _NIC_MODELS = {"virtio": "virtio-net-pci", "e1000": "e1000", "e1000e": "e1000e"}
 _ACCELERATORS = {"kvm": "kvm", "tcg": "tcg,thread=multi"}
 # The machine's own name for its RAM: the stream then fits a QEMU that was started with plain -m.
@@ -66,15 +69,18 @@ def command_line(
     words += _boot(spec, image)
     words += _qmp(files)
     words += _console(files)
-    if spec.is_testguest:
-        words += _guest_channels(files)
     for number in spec.iothreads:
         words += ["-object", f"iothread,id=iothread{number}"]
-    words += _disks(spec.disk, spec.scsi or Scsi())
+    devices: list[_Device] = []
+    if spec.is_testguest:
+        words += _guest_channels(files, devices)
+    words += _disks(spec.disk, spec.scsi or Scsi(), devices)
     for index, nic in enumerate(spec.nic):
-        words += _nic(spec.name, index, nic, (taps or {}).get(index), with_forwards=not incoming)
-    for index, device in enumerate(spec.passthrough):
-        words += ["-device", f"vfio-pci,host={device.host},id=passthrough{index}"]
+        words += _netdev(index, nic, (taps or {}).get(index), with_forwards=not incoming)
+        devices.append(_card(spec.name, index, nic))
+    for index, one in enumerate(spec.passthrough):
+        devices.append({"driver": "vfio-pci", "host": one.host, "id": f"passthrough{index}"})
+    words += _device_words(devices)
     if incoming:
         words += ["-incoming", "defer", "-S"]
     words += [word.replace("{instance}", str(files.folder)) for word in spec.qemu.extra]
@@ -144,8 +150,9 @@ def _console(files: InstanceFiles) -> list[str]:
     return ["-chardev", chardev, "-serial", "chardev:console"]
 
 
-def _guest_channels(files: InstanceFiles) -> list[str]:
-    words = ["-device", "virtio-serial-pci,id=channels"]
+def _guest_channels(files: InstanceFiles, devices: list[_Device]) -> list[str]:
+    devices.append({"driver": "virtio-serial-pci", "id": "channels"})
+    words = []
     for number, (name, port, path) in enumerate(
         (
             ("heartbeat", HEARTBEAT_PORT, files.heartbeat_socket),
@@ -154,18 +161,15 @@ def _guest_channels(files: InstanceFiles) -> list[str]:
         start=1,
     ):
         words += ["-chardev", f"socket,id={name},path={_escaped(path)},server=on,wait=off"]
-        words += [
-            "-device",
-            f"virtserialport,bus=channels.0,nr={number},chardev={name},name={port}",
-        ]
+        port_of_it = {"bus": "channels.0", "nr": number, "chardev": name, "name": port}
+        devices.append({"driver": "virtserialport", **port_of_it})
     return words
 
 
-def _disks(disks: tuple[Disk, ...], scsi: Scsi) -> list[str]:
+def _disks(disks: tuple[Disk, ...], scsi: Scsi, devices: list[_Device]) -> list[str]:
     words = []
     if any(disk.interface == "scsi" for disk in disks):
-        device = {"driver": "virtio-scsi-pci", "id": "scsi", **_queues("num_queues", scsi)}
-        words += ["-device", _device(device)]
+        devices.append({"driver": "virtio-scsi-pci", "id": "scsi", **_queues("num_queues", scsi)})
     for index, disk in enumerate(disks):
         node = f"disk{index}"
         cache = {"direct": disk.cache == "none", "no-flush": disk.cache == "unsafe"}
@@ -183,17 +187,17 @@ def _disks(disks: tuple[Disk, ...], scsi: Scsi) -> list[str]:
         words += ["-blockdev", json.dumps(blockdev)]
         device = {"drive": node, "id": f"drive{index}", "bootindex": index + 1}
         if disk.interface == "virtio":
-            device = {"driver": "virtio-blk-pci", **device, **_queues("num-queues", disk)}
+            served = _queues("num-queues", disk)
+            devices.append({"driver": "virtio-blk-pci", **device, **served})
         else:
-            device = {"driver": "scsi-hd", "bus": "scsi.0", **device}
-        words += ["-device", _device(device)]
+            devices.append({"driver": "scsi-hd", "bus": "scsi.0", **device})
     return words
 
 
-def _queues(name: str, device: Disk | Scsi) -> dict[str, Any]:
+def _queues(name: str, device: Disk | Scsi) -> _Device:
     """Its queues, under QEMU's name for them, and who serves them; QEMU's own choice where none is
     made."""
-    properties: dict[str, Any] = {} if device.queues is None else {name: device.queues}
+    properties: _Device = {} if device.queues is None else {name: device.queues}
     threads = [f"iothread{number}" for number in device.iothreads or ()]
     if len(threads) == 1:
         properties["iothread"] = threads[0]
@@ -202,15 +206,7 @@ def _queues(name: str, device: Disk | Scsi) -> dict[str, Any]:
     return properties
 
 
-def _device(properties: dict[str, Any]) -> str:
-    """As `driver,key=value,…`; as JSON where a value is a list, which only that can have."""
-    if any(isinstance(value, list) for value in properties.values()):
-        return json.dumps(properties)
-    driver, *others = properties.items()
-    return ",".join([driver[1], *(f"{key}={value}" for key, value in others)])
-
-
-def _nic(name: str, index: int, nic: Nic, tap: str | None, *, with_forwards: bool) -> list[str]:
+def _netdev(index: int, nic: Nic, tap: str | None, *, with_forwards: bool) -> list[str]:
     if nic.kind == "user":
         backend = f"user,id=net{index}"
     elif tap is None:
@@ -219,13 +215,36 @@ def _nic(name: str, index: int, nic: Nic, tap: str | None, *, with_forwards: boo
         backend = f"tap,id=net{index},{tap}"
     if with_forwards:
         backend += "".join(f",hostfwd={_rule(forward)}" for forward in nic.forward)
+    return ["-netdev", backend]
+
+
+def _card(name: str, index: int, nic: Nic) -> _Device:
     mac = nic.mac or mac_address(name, index)
-    device = f"{_NIC_MODELS[nic.model]},id=nic{index},netdev=net{index},mac={mac}"
+    card = {"driver": _NIC_MODELS[nic.model], "id": f"nic{index}", "netdev": f"net{index}"}
+    queues = {}
     if nic.queues is not None:
-        several = "on" if nic.queues > 1 else "off"
-        device += f",mq={several},vectors={vectors(nic.queues)}"
+        queues = {"mq": nic.queues > 1, "vectors": vectors(nic.queues)}
     # No boot ROM: the VM does not boot from the network, and the ROM's size would have to agree.
-    return ["-netdev", backend, "-device", f"{device},romfile="]
+    return {**card, "mac": mac, **queues, "romfile": ""}
+
+
+def _device_words(devices: list[_Device]) -> list[str]:
+    """As `driver,key=value,…`; all of them as JSON where a value is a list, which only that can
+    have: QEMU makes the devices in JSON after the others, whatever their order here."""
+    if any(isinstance(value, list) for device in devices for value in device.values()):
+        texts = [json.dumps(device) for device in devices]
+    else:
+        texts = [_plain(device) for device in devices]
+    return [word for text in texts for word in ("-device", text)]
+
+
+def _plain(device: _Device) -> str:
+    switches = {True: "on", False: "off"}
+    driver, *others = device.items()
+    values = (
+        f"{key}={switches[value] if isinstance(value, bool) else value}" for key, value in others
+    )
+    return ",".join([driver[1], *values])
 
 
 def vectors(queues: int) -> int:
