@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 
 from vmferry import __version__
 from vmferry.cli.audit import audit
+from vmferry.cli.bench import bench
 from vmferry.cli.bugs import keep_bug
 from vmferry.cli.console import console
 from vmferry.cli.demo import demo
@@ -72,6 +73,7 @@ for command in (
     audit,
 ):
     app.command()(command)
+app.add_typer(bench, name="bench")
 
 
 def _show_version(wanted: bool) -> None:

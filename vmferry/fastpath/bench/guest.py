@@ -48,6 +48,10 @@ class Machine:
     descriptors: tuple[int, ...] = ()
 
 
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
 def accelerator() -> str:
     """`kvm` where it boots stock guests, else `tcg`."""
     return "kvm" if kvm_problem() is None else "tcg"
@@ -103,26 +107,31 @@ class Guest:
             {label: row for label, (_, row) in softirqs.items()},
         )
 
-    async def command(self, name: str, timeout: float = 10.0, **arguments: Any) -> Any:
-        """What QEMU answers. Argument names are QMP's with _ for -. Raises QmpError."""
-        until = asyncio.get_running_loop().time() + _START_SECONDS
-        while self._qmp is None:
+    async def command(self, name: str, timeout: float = _ANSWER_SECONDS, **arguments: Any) -> Any:
+        """What QEMU answers. Argument names are QMP's with _ for -. Raises GuestFailedError."""
+        values = {key.replace("_", "-"): value for key, value in arguments.items()}
+        try:
+            if self._qmp is None:
+                self._qmp = await self._monitor()
+            return await self._qmp.execute(name, values, timeout)
+        except QmpError as error:
+            raise GuestFailedError(f"QEMU failed at {name}: {error}; {self._said()}") from None
+
+    async def _monitor(self) -> Qmp:
+        until = _now() + _START_SECONDS
+        while True:
             try:
-                self._qmp = await Qmp.connect(self._folder / "qmp")
-            except QmpGone:
-                if self._process.returncode is not None:
-                    raise GuestFailedError(f"QEMU ended: {self._said()}") from None
-                if asyncio.get_running_loop().time() > until:
+                return await Qmp.connect(self._folder / "qmp", _START_SECONDS)
+            except QmpGone:  # it does not listen yet
+                if self._process.returncode is not None or _now() > until:
                     raise
                 await asyncio.sleep(_POLL_SECONDS)
-        values = {key.replace("_", "-"): value for key, value in arguments.items()}
-        return await self._qmp.execute(name, values, timeout)
 
     async def vcpu_counts(self) -> dict[str, int]:
         """What KVM counted for all vCPUs so far; nothing where this QEMU cannot tell."""
         try:
             told = await self.command("query-stats", target="vcpu")
-        except QmpError:
+        except GuestFailedError:
             return {}
         sums: dict[str, int] = {}
         for vcpu in told:

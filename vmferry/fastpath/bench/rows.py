@@ -73,6 +73,18 @@ class Spread:
         return f"{short(self.median)} ({short(self.low)}–{short(self.high)})"
 
 
+def change(base: Spread, other: Spread) -> str:
+    """By how much the median changed; that it cannot be told where the quartiles overlap."""
+    if not base.median:
+        return "from nothing"
+    told = f"{100 * (other.median / base.median - 1):+.0f} %"
+    if min(base.n, other.n) < 3:
+        return f"{told} (too few runs to rely on)"
+    if base.low <= other.high and other.low <= base.high:
+        return f"{told} (no clear difference: the quartiles overlap)"
+    return told
+
+
 def short(value: float) -> str:
     """Three digits that say something, large numbers whole."""
     if value == 0 or abs(value) >= 1000:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 from vmferry.fastpath.bench.guest import Guest, GuestFailedError, Machine, need_qemu, started
@@ -19,15 +19,14 @@ from vmferry.fastpath.bench.program import image
 from vmferry.fastpath.bench.rows import Row, Rows, spread
 from vmferry.fastpath.bench.run import Benchmark, Figure, Setting
 from vmferry.host.threads import ThreadTimes, cores_of, pin
-from vmferry.hypervisor.qemu.qmp import QmpError
 from vmferry.units import MIB
 
 STILL, SPARE, SAME = "no move", "spare core", "the vCPU's core"
 _WHERE = {SPARE: "a spare core", SAME: "its vCPU's core"}
 _PAGES = 96 << 20
 _UNLIMITED = 1 << 40
-_SETTLE_SECONDS = 1.0
-_START_SECONDS = 20.0
+_SETTLE_SECONDS = 2.0
+_START_SECONDS = 120.0
 _SINK = (
     "import socket, sys\n"
     "s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(1); print(flush=True)\n"
@@ -42,7 +41,7 @@ async def _measure(case: str, setting: Setting) -> Row:
         for thread in guest.threads():
             pin(thread.tid, frozenset({mine if thread.is_vcpu else spare}))
         await guest.ask(f"pages 1 {_PAGES}")
-        await asyncio.sleep(_SETTLE_SECONDS)
+        await _until(lambda: guest.figures("pages"), lambda told: told["pages"] > _PAGES // 4096)
         still = await _window(guest, setting.seconds)
         if case == STILL:
             return await _compared(guest, setting.seconds, still)
@@ -98,7 +97,13 @@ async def _migration(guest: Guest, path: Path, core: int, spare: int) -> AsyncIt
         pin(sink.pid, frozenset({spare}))
         await guest.command("migrate-set-parameters", max_bandwidth=_UNLIMITED, downtime_limit=1)
         await guest.command("migrate", uri=f"unix:{path}")
-        threads = await _threads_on(guest, spare)
+        # The first pass has the memory that nobody writes.
+        await _until(lambda: guest.command("query-migrate"), _is_in_later_passes)
+        threads = [one for one in guest.threads() if one.is_migration]
+        if not threads:
+            raise GuestFailedError("the migration has no thread that can be seen")
+        for thread in threads:
+            pin(thread.tid, frozenset({spare}))
         # Half of what it can send, so that its thread wants about half a core anywhere, and sends
         # as much on either core.
         sent, began = await _sent(guest), time.monotonic()
@@ -113,22 +118,24 @@ async def _migration(guest: Guest, path: Path, core: int, spare: int) -> AsyncIt
         if told.get("status") != "active":
             raise GuestFailedError(f"the migration was over too soon: {told.get('status')}")
     finally:
-        with contextlib.suppress(QmpError):
-            await guest.command("migrate_cancel")
         with contextlib.suppress(ProcessLookupError):
             sink.kill()
         await sink.wait()
 
 
-async def _threads_on(guest: Guest, core: int) -> list[ThreadTimes]:
-    """The migration's threads, kept to a core. Raises GuestFailedError where none can be seen."""
-    await asyncio.sleep(_SETTLE_SECONDS)
-    threads = [one for one in guest.threads() if one.is_migration]
-    if not threads:
-        raise GuestFailedError("the migration has no thread that can be seen")
-    for thread in threads:
-        pin(thread.tid, frozenset({core}))
-    return threads
+async def _until(ask: Callable[[], Awaitable[Row]], good: Callable[[Row], bool]) -> None:
+    """Raises GuestFailedError where it does not come to that."""
+    end = time.monotonic() + _START_SECONDS
+    while not good(told := await ask()):
+        if time.monotonic() > end:
+            raise GuestFailedError(f"after {_START_SECONDS:g} s the guest still tells {told}")
+        await asyncio.sleep(0.2)
+
+
+def _is_in_later_passes(told: Row) -> bool:
+    if told.get("status") in ("failed", "completed", "cancelled"):
+        raise GuestFailedError(f"the migration was over too soon: {told}")
+    return int(told.get("ram", {}).get("dirty-sync-count", 0)) > 2
 
 
 def _problem() -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from vmferry.fastpath.bench.guest import Guest, Machine, need_kvm, need_qemu, started
 from vmferry.fastpath.bench.program import image
-from vmferry.fastpath.bench.rows import Row, Rows, spread
+from vmferry.fastpath.bench.rows import Row, Rows, change, spread
 from vmferry.fastpath.bench.run import Benchmark, Figure, Setting
 from vmferry.host.threads import cores_of, pin
 
@@ -83,9 +83,10 @@ def _prove(rows: Rows) -> Sequence[str]:
     base = spread(rows.of(OFF), "per_s")
     for case in (ON, HINT):
         one = spread(rows.of(case), "per_s")
-        if base is not None and one is not None and base.median:
-            change = 100 * (one.median / base.median - 1)
-            told.append(f"{case}: {change:+.0f} % of the lock's turns, overcommitted, against off")
+        if base is not None and one is not None:
+            told.append(
+                f"{case}: the lock's turns, overcommitted, against off: {change(base, one)}"
+            )
     kernels = {case: rows.of(case)[0]["kernel"] for case in (OFF, ON, HINT) if rows.of(case)}
     return [*told, *(f"{case}: the guest's kernel says '{line}'" for case, line in kernels.items())]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from vmferry.fastpath.bench.guest import Guest, Machine, busiest_share, need_qemu, started
 from vmferry.fastpath.bench.program import image
-from vmferry.fastpath.bench.rows import Row, Rows, spread
+from vmferry.fastpath.bench.rows import Row, Rows, change, spread
 from vmferry.fastpath.bench.run import Benchmark, Figure, Setting
 
 ONE, MANY = "1 queue", "a queue per vCPU"
@@ -66,8 +66,7 @@ def _prove(rows: Rows) -> Sequence[str]:
         return []
     return [
         f"the busiest vCPU takes {one.median:.0f} % of the controller's interrupts with one queue "
-        f"and {many.median:.0f} % with a queue for each; requests/s change by "
-        f"{100 * (speeds[1].median / speeds[0].median - 1):+.0f} %"
+        f"and {many.median:.0f} % with a queue for each; requests/s: {change(speeds[0], speeds[1])}"
     ]
 
 
