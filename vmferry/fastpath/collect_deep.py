@@ -17,6 +17,8 @@ from pathlib import Path
 from vmferry.fastpath.collect_files import read_text, reason_of
 
 FUNCTIONS = ("handle_tx_zerocopy", "handle_tx_copy", "vhost_zerocopy_callback", "skb_copy_ubufs")
+# Names that the kernel gave the same functions later (Linux 6.10).
+_SINCE = {"vhost_zerocopy_callback": ("vhost_zerocopy_complete",)}
 PAGE_4K, PAGE_2M, PAGE_1G = 1 << 12, 1 << 21, 1 << 30
 
 _DEBUGFS = Path("/sys/kernel/debug")
@@ -147,9 +149,11 @@ class TransmitProbes:
         self._remove_left_over()
         self._instance.mkdir()
         for name in FUNCTIONS:
-            with contextlib.suppress(OSError):
-                _append(self._tracefs / _EVENTS, f"p:{self._group}/{name} {name}")
-                self._probed.append(name)
+            for symbol in (name, *_SINCE.get(name, ())):
+                with contextlib.suppress(OSError):
+                    _append(self._tracefs / _EVENTS, f"p:{self._group}/{name} {symbol}")
+                    self._probed.append(name)
+                    break
         for name in self._probed:
             # By thread, so that another VM's calls can be told from this one's.
             _append(self._event(name) / "trigger", _TRIGGER)
