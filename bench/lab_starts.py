@@ -53,6 +53,8 @@ def again() -> Row:
             return error.message
         return None
 
+    # Where the sources have changed since, that is no start.
+    images.build(_say)
     start = time.monotonic()
     trouble = asyncio.run(limited())
     return {
