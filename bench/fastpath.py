@@ -25,7 +25,7 @@ from vmferry.fastpath.bench.run import Benchmark, report
 from vmferry.fastpath.benchmarks import BENCHMARKS
 
 VTD = "large-pages"
-_ROWS = "/root/rows.jsonl"
+_ROWS, _LOAD = "/run/rows.jsonl", "/run/load"
 _RUN_SECONDS = 4 * 3600.0
 _PREPARE = "modprobe kvm_amd && modprobe tun && modprobe vhost_net && modprobe bridge"
 # The first NVMe disk goes to vfio-pci; the lab plugs it in for this.
@@ -89,10 +89,9 @@ async def prepare(host: Host, *, vtd: bool) -> None:
     """Load what the host needs, and bring it the program for its guests. Raises LabError."""
     (await host.run(_BIND if vtd else _PREPARE)).check()
     built = program()
-    place = f"/root/.cache/vmferry/fastpath-load/{built.parent.name}"
-    (await host.run(["mkdir", "-p", place])).check()
-    await host.put(built, f"{place}/{built.name}")
-    (await host.run(["chmod", "755", f"{place}/{built.name}"])).check()
+    await host.put(built, _LOAD)
+    place = f"~/.cache/vmferry/fastpath-load/{built.parent.name}/{built.name}"
+    (await host.run(f"install -D -m 755 {_LOAD} {place}")).check()
 
 
 async def measure(host: Host, name: str, options: argparse.Namespace) -> Rows:
