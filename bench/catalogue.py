@@ -3,7 +3,8 @@
 Each case is made for real in the lab: a nested guest, its load, the fault. Then `vmferry audit
 --json` on the lab's host says what it finds, with a look inside by `labguest run`. A planted one
 counts as found when the check that it is about raises its alarm at its level and shows the evidence
-that was planted; "cannot be told" is not found. A right set-up may raise none at all.
+that was planted; "cannot be told" is not found. Planted ones of different kinds share a guest. A
+right set-up has its own and may raise no alarm at all.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench._bench_results import Results, Row, versions
+from bench._catalogue_bundle import bundles, together
 from bench._catalogue_case import ALARMS, Case, Guest, problems
 from bench._catalogue_cases import CASES
 from bench._catalogue_loads import LOADS
@@ -66,25 +68,27 @@ async def _in_lab(
 ) -> None:
     async with Lab.up(1, vtd=vtd, cpus=cpus, append=append, say=_say) as lab:
         host = lab.hosts[0]
-        for case in cases:
+        for bundle in bundles(cases):
             if time.monotonic() >= until:
                 return
             began = time.monotonic()
             try:
-                findings = await carry_out(host, case)
+                findings = await carry_out(host, together(bundle))
             except LabError as error:
-                # It is no result of the audit; the case is tried again by the next run.
-                _say(f"{case.name}: {error.message}")
+                # It is no result of the audit; the cases are tried again by the next run.
+                _say(f"{together(bundle).name}: {error.message}")
                 continue
-            row = _row(case, findings, time.monotonic() - began)
-            results.once(case.name, lambda row=row: row)  # type: ignore[misc]
-            _say(f"{case.name}: {'; '.join(row['problems']) or 'ok'}")
+            for case in bundle:
+                row = _row(case, bundle, findings, time.monotonic() - began)
+                results.once(case.name, lambda row=row: row)  # type: ignore[misc]
+                _say(f"{case.name}: {'; '.join(row['problems']) or 'ok'}")
 
 
-def _row(case: Case, findings: list[dict[str, Any]], seconds: float) -> Row:
+def _row(case: Case, bundle: Sequence[Case], findings: list[dict[str, Any]], seconds: float) -> Row:
     alarms = [one["verdict"] for one in findings]
     return {
         "planted": not case.right,
+        "with": [one.name for one in bundle if one is not case],
         "problems": problems(case, findings),
         "expected": [one.check for one in case.expected],
         "found": [one for one in findings if one["verdict"] in [each.value for each in ALARMS]],
@@ -95,7 +99,7 @@ def _row(case: Case, findings: list[dict[str, Any]], seconds: float) -> Row:
 
 async def carry_out(host: Host, case: Case) -> list[dict[str, Any]]:
     """Make the set-up, audit it, and take it away again. Raises LabError."""
-    load = LOADS[case.load]
+    loads = [LOADS[name] for name in case.load.split("+")]
     try:
         if case.before:
             await host.run(case.before, timeout=_STEP_SECONDS)
@@ -104,9 +108,10 @@ async def carry_out(host: Host, case: Case) -> list[dict[str, Any]]:
             (await host.run(_start(case.guest, nvme), timeout=_STEP_SECONDS)).check()
         await _step(host, case.outside)
         await _inside(host, case.inside)
-        await _inside(host, load.guest)
-        await _step(host, load.host)
-        await asyncio.sleep(load.settle)
+        for load in loads:
+            await _inside(host, load.guest)
+            await _step(host, load.host)
+        await asyncio.sleep(max(load.settle for load in loads))
         told = await host.run(_audit(case), timeout=_AUDIT_SECONDS)
         if told.status not in (0, 7) or told.late:
             raise LabError(f"the audit ended with {told.status}: {told.complaint[-1500:]}")
