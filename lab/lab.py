@@ -143,7 +143,7 @@ def _running(name: str, hosts: int, options: Options) -> Lab | None:
         return None
     if found is None or not found.ready or not all(one.alive() for one in found.hosts):
         return None
-    if (len(found.hosts), found.options) != (hosts, options):
+    if (len(found.hosts), found.options.to_json()) != (hosts, options.to_json()):
         raise UsageError(
             "a lab is up with other options",
             hint="`./dev lab status` tells which; `./dev lab down` ends it",

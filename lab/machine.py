@@ -40,7 +40,8 @@ class Options:
         return self.memory or (6 * GIB if self.vtd else 3 * GIB)
 
     def to_json(self) -> dict[str, object]:
-        return asdict(self)
+        """What makes one machine another; a memory that was left open is told."""
+        return {**asdict(self), "memory": self.memory_bytes}
 
 
 @dataclass(frozen=True, slots=True)

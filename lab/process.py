@@ -13,7 +13,7 @@ from typing import Any
 from lab.errors import LabError
 from lab.machine import Files
 from vmferry.host.process import ProcessId
-from vmferry.hypervisor.qemu.qmp import QmpError, session
+from vmferry.hypervisor.qemu.qmp import Qmp, QmpError
 
 _START_SECONDS = 30.0
 _END_SECONDS = 10.0
@@ -76,19 +76,32 @@ async def ask(
     process: ProcessId, files: Files, commands: list[tuple[str, dict[str, Any]]]
 ) -> list[Any]:
     """Several QMP commands by one connection; waits until QEMU listens. Raises LabError."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + _START_SECONDS
-    while not files.qmp.exists():
-        if not process.alive():
-            raise LabError(f"QEMU ended: {said(files)}")
-        if loop.time() > until:
-            raise LabError(f"QEMU does not answer: {said(files)}")
-        await asyncio.sleep(_POLL_SECONDS)
+    qmp = await _connected(process, files)
     try:
-        async with session(files.qmp, timeout=_START_SECONDS) as qmp:
-            return [await qmp.execute(name, values, timeout=60.0) for name, values in commands]
+        return [await qmp.execute(name, values, timeout=60.0) for name, values in commands]
     except QmpError as error:
         raise LabError(f"QEMU of {files.folder.name}: {error}: {said(files)}") from None
+    finally:
+        await qmp.close()
+
+
+async def _connected(process: ProcessId, files: Files) -> Qmp:
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _START_SECONDS
+    while True:
+        # The socket is there a moment before QEMU listens on it.
+        if files.qmp.exists():
+            try:
+                return await Qmp.connect(files.qmp, timeout=_START_SECONDS)
+            except QmpError as error:
+                why = str(error)
+        else:
+            why = "it opened no QMP socket"
+        if not process.alive():
+            raise LabError(f"QEMU of {files.folder.name} has ended: {said(files)}")
+        if loop.time() > until:
+            raise LabError(f"QEMU of {files.folder.name} does not answer: {why}: {said(files)}")
+        await asyncio.sleep(_POLL_SECONDS)
 
 
 def said(files: Files) -> str:

@@ -25,6 +25,7 @@ _GRACE = 15.0
 _INPUT_PIECE = 16 * 1024
 _HELLO_AGAIN = 2.0
 _LEAVE_SECONDS = 5.0
+_REFUSED_SECONDS = 3.0
 
 OnOutput = Callable[[bytes, bool], None]
 
@@ -140,9 +141,20 @@ class Conversation:
                     return
             self._socket.shutdown(socket.SHUT_RDWR)
 
+    def _connect(self) -> None:
+        """A socket is there a moment before QEMU listens on it, and stays where QEMU is dead."""
+        end = time.monotonic() + _REFUSED_SECONDS
+        while True:
+            try:
+                return self._socket.connect(str(self._path))
+            except ConnectionRefusedError:
+                if time.monotonic() > end:
+                    raise
+            time.sleep(0.05)
+
     def _greet(self, end: float) -> None:
         self._socket.settimeout(max(0.001, end - time.monotonic()))
-        self._socket.connect(str(self._path))
+        self._connect()
         while True:
             # Again: a machine that is just being restored may lose what was sent first.
             self._socket.sendall(frames.PADDING + frames.pack(frames.HELLO, self._session))
