@@ -23,14 +23,14 @@ def disks(count: int, controller: str, *more: str) -> tuple[str, ...]:
     """A virtio-scsi controller with so many empty disks."""
     words = [*more, "-device", f"virtio-scsi-pci,id=scsi0{controller}"]
     for number in range(count):
-        backend = f"driver=null-co,node-name=null{number},size=1G,read-zeroes=on"
+        backend = f"driver=null-co,node-name=null{number},size=1073741824,read-zeroes=on"
         words += ["-blockdev", backend, "-device", f"scsi-hd,bus=scsi0.0,drive=null{number}"]
     return tuple(words)
 
 
 def blk(options: str, *more: str) -> tuple[str, ...]:
     """A virtio-blk disk."""
-    backend = "driver=null-co,node-name=null0,size=1G,read-zeroes=on"
+    backend = "driver=null-co,node-name=null0,size=1073741824,read-zeroes=on"
     return (*more, "-blockdev", backend, "-device", f"virtio-blk-pci,id=blk0,drive=null0{options}")
 
 

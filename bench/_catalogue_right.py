@@ -51,7 +51,7 @@ RIGHT = (
             qemu=(
                 *blk(",iothread=io0", *IOTHREAD),
                 *("-object", "iothread,id=io1", "-device", "virtio-scsi-pci,id=s1,iothread=io1"),
-                *("-blockdev", "driver=null-co,node-name=second,size=1G,read-zeroes=on"),
+                *("-blockdev", "driver=null-co,node-name=second,size=1073741824,read-zeroes=on"),
                 *("-device", "scsi-hd,bus=s1.0,drive=second"),
             )
         ),
