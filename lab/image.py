@@ -91,6 +91,8 @@ def build(say: Say) -> Image:
         raise LabError(f"the lab is for x86-64; this machine is {platform.machine()}")
     image = find()
     if image is not None:
+        with contextlib.suppress(OSError):
+            image.folder.touch()
         return image
     with locked("build", say, "another build of the lab is under way: waiting for it"):
         image = find()  # another builder was faster
@@ -103,6 +105,7 @@ def build(say: Say) -> Image:
                 shutil.rmtree(target, ignore_errors=True)
                 done.rename(target)
             image = Image(target)
+            forget_others(image)
     return image
 
 
@@ -144,6 +147,16 @@ def _key() -> str:
         data = file.read_bytes()
         digest.update(f"{file.name} {len(data)}\n".encode() + data)
     return digest.hexdigest()[:16]
+
+
+def forget_others(image: Image) -> None:
+    """Keep this build and the one used last before it; hosts that run from an older one go on."""
+    builds = [path.parent for path in places.cache().glob("*/lab.json")]
+    others = sorted(
+        (one for one in builds if one != image.folder), key=lambda one: one.stat().st_mtime
+    )
+    for old in others[:-1]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _sweep() -> None:

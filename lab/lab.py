@@ -196,7 +196,8 @@ async def _start_from(
             options,
             f"{name}-{network.NAMES[index]}",
             files,
-            link_between(places.runtime(name), index),
+            link=link_between(places.runtime(name), index),
+            payload=packed,
             incoming=True,
         )
         qemu = process.start(words, files, image.toolbox.qemu_environment(), tied=own)
@@ -206,18 +207,18 @@ async def _start_from(
     try:
         async with asyncio.TaskGroup() as group:
             for host in hosts:
-                group.create_task(_make_ready(host, options, state, packed))
+                group.create_task(_make_ready(host, options, state))
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
     replace(known, ready=True).save()
     return Lab(name, options, hosts)
 
 
-async def _make_ready(host: Host, options: Options, state: prepared.Prepared, packed: Path) -> None:
+async def _make_ready(host: Host, options: Options, state: prepared.Prepared) -> None:
     await prepared.load(host.qemu, host.files, state)
     await prepared.until_up(host.agent, host.qemu, host.files, _UP_SECONDS)
     await network.introduce(host.agent, host.index)
-    await payload.install(host.agent, packed)
+    await payload.install(host.agent)
     if options.vtd:
         await host.plug_disk()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lab.agent import PORTS
 from lab.image import Image
-from vmferry.units import GIB
+from vmferry.units import GIB, MIB
 
 _KERNEL_WORDS = (
     "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable random.trust_cpu=on"
@@ -20,6 +20,8 @@ _KERNEL_WORDS = (
 # 1 GiB of it is one huge page, which a smaller machine has no place for.
 _VTD_KERNEL_WORDS = "intel_iommu=on hugepagesz=1G hugepages=1"
 HOT_PLUG_PORT = "spare"
+# The second disk: what the host gets of this checkout. A prepared state has seen its size.
+PAYLOAD_BYTES = 64 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,19 @@ class Files:
 
 
 def command_line(
-    image: Image, options: Options, name: str, files: Files, link: str, *, incoming: bool
+    image: Image,
+    options: Options,
+    name: str,
+    files: Files,
+    *,
+    link: str,
+    payload: Path,
+    incoming: bool,
 ) -> list[str]:
-    """The program and its arguments; `link` is QEMU's netdev for the network between hosts."""
+    """The program and its arguments.
+
+    `link` is QEMU's netdev for the network between hosts, `payload` the file of the second disk.
+    """
     words = image.toolbox.qemu()
     words += ["-name", f"guest={name},debug-threads=on"]
     words += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
@@ -85,6 +97,8 @@ def command_line(
         words += ["-device", "intel-iommu,intremap=on,caching-mode=on,eim=on,aw-bits=48"]
     words += ["-drive", f"file={_escaped(files.disk)},if=none,id=disk,cache=unsafe,discard=unmap"]
     words += ["-device", "virtio-blk-pci,drive=disk"]
+    second = f"file={_escaped(payload)},if=none,id=payload,format=raw,readonly=on"
+    words += ["-drive", second, "-device", "virtio-blk-pci,drive=payload"]
     words += ["-netdev", f"{link},id=link", "-device", "virtio-net-pci,netdev=link,romfile="]
     words += ["-device", "virtio-rng-pci", "-device", "virtio-serial-pci,id=agent"]
     for number, path in enumerate(files.agent_sockets):

@@ -23,7 +23,7 @@ from lab import process
 from lab.agent import Agent
 from lab.errors import LabError
 from lab.image import Image, Say, lock_file
-from lab.machine import Files, Options, command_line, link_between
+from lab.machine import PAYLOAD_BYTES, Files, Options, command_line, link_between
 from lab.tools import run
 from vmferry.host.process import ProcessId
 
@@ -129,9 +129,18 @@ async def _make(image: Image, options: Options, work: Path, sockets: Path) -> Pa
     result.mkdir()
     made = Prepared(result)
     files = Files(sockets, made.disk)
+    payload = work / "payload"
+    with payload.open("wb") as file:
+        file.truncate(PAYLOAD_BYTES)
     new_disk(image, image.disk, "raw", made.disk)
     words = command_line(
-        image, options, "lab-preparing", files, link_between(sockets, 0), incoming=False
+        image,
+        options,
+        "lab-preparing",
+        files,
+        link=link_between(sockets, 0),
+        payload=payload,
+        incoming=False,
     )
     qemu = process.start(words, files, image.toolbox.qemu_environment(), tied=True)
     try:

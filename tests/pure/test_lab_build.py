@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import os
 import struct
 from pathlib import Path
 
 import pytest
 import zstandard
 
+from lab import image as images
+from lab import places
 from lab.archive import Source, debian_sources
 from lab.errors import LabError
 from lab.image import Image
@@ -103,7 +106,8 @@ def test_image_that_is_no_kernel_is_refused(image: bytes) -> None:
 def _line(folder: str, name: str, index: int, options: Options) -> list[str]:
     files = Files(Path(folder), Path(folder, "disk.qcow2"))
     link = link_between(Path(folder), index)
-    return command_line(Image(Path("/cache/x")), options, name, files, link, incoming=True)
+    image, payload = Image(Path("/cache/x")), Path(folder, "payload")
+    return command_line(image, options, name, files, link=link, payload=payload, incoming=True)
 
 
 @pytest.mark.parametrize("options", [Options(), Options(vtd=True, append="intel_iommu=on,sp_off")])
@@ -147,3 +151,13 @@ def test_guest_has_the_queues_and_the_arguments_that_were_asked_for() -> None:
 def test_names_that_make_no_tap_are_refused(name: str) -> None:
     with pytest.raises(guests.GuestError):
         guests.Guest(name)
+
+
+def test_the_build_used_last_is_kept_beside_the_new_one() -> None:
+    for name, used in (("a", 1), ("b", 3), ("c", 2), ("new", 0)):
+        folder = places.cache() / name
+        folder.mkdir()
+        (folder / "lab.json").touch()
+        os.utime(folder, (used, used))
+    images.forget_others(Image(places.cache() / "new"))
+    assert sorted(path.name for path in places.cache().iterdir()) == ["b", "new"]
