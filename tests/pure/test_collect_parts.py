@@ -98,14 +98,18 @@ def test_backends_have_a_line_for_each_queue() -> None:
     assert parse_backends(INFO_NETWORK, None)["n0"] == Backend("tap", 2, "")
 
 
-def test_the_ram_is_the_one_run_of_its_size() -> None:
-    areas = list(parse_smaps(SMAPS))
-    anonymous, huge = areas
-    assert (anonymous.size, anonymous.page_size) == (HALF_GIB, 4096)
-    assert (anonymous.transparent_huge, anonymous.resident) == (6 << 20, 12 << 20)
+def test_the_ram_is_the_one_area_or_run_of_its_size() -> None:
+    first, second, huge = parse_smaps(SMAPS)
     assert (huge.size, huge.page_size, huge.resident) == (HALF_GIB, 2 << 20, 6 << 20)
-    assert find_ram(iter(areas), HALF_GIB) is None
-    assert find_ram(iter([huge]), HALF_GIB) is huge
+    run = find_ram([first, second], HALF_GIB)
+    assert run is not None
+    assert (run.size, run.page_size) == (HALF_GIB, 4096)
+    assert (run.transparent_huge, run.resident) == (6 << 20, 12 << 20)
+    # A whole area is more likely it than neighbours that happen to be as large.
+    assert find_ram([first, second, huge], HALF_GIB) is huge
+    assert find_ram([first, huge], HALF_GIB // 2) is first
+    assert find_ram([first, second], HALF_GIB // 2) is None
+    assert find_ram([first, huge], 3 * HALF_GIB // 2) is None
 
 
 def test_open_files(tmp_path: Path) -> None:

@@ -29,9 +29,9 @@ IN_A_NAMESPACE = (
 DEVICES = (
     *("-object", "iothread,id=io0"),
     *("-device", "virtio-scsi-pci,id=scsi0,num_queues=2,iothread=io0"),
-    *("-blockdev", "null-co,node-name=n0,size=64M,read-zeroes=on"),
-    *("-blockdev", "null-co,node-name=n1,size=64M,read-zeroes=on"),
-    *("-blockdev", "null-co,node-name=n2,size=64M,read-zeroes=on"),
+    *("-blockdev", "null-co,node-name=n0,size=67108864,read-zeroes=on"),
+    *("-blockdev", "null-co,node-name=n1,size=67108864,read-zeroes=on"),
+    *("-blockdev", "null-co,node-name=n2,size=67108864,read-zeroes=on"),
     *("-device", "scsi-hd,id=lun0,drive=n0", "-device", "scsi-hd,drive=n1"),
     *("-device", "virtio-blk-pci,id=vd0,drive=n2"),
     *("-netdev", "tap,id=h0,ifname=tap0,script=no,downscript=no,queues=2,vhost=off"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,13 +25,28 @@ _RESIDENT = ("Rss", "Private_Hugetlb", "Shared_Hugetlb")
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """A run of areas of a process's memory. Sizes in bytes; `page_size` is the kernel's."""
+    """An area of a process's memory. Sizes in bytes; `page_size` is the kernel's."""
 
+    start: int
     size: int
     path: str
     page_size: int
     transparent_huge: int
     resident: int
+
+    def goes_on_in(self, other: Mapped) -> bool:
+        """Whether `other` follows at once and is of the same kind."""
+        alike = (self.path, self.page_size) == (other.path, other.page_size)
+        return alike and self.start + self.size == other.start
+
+    def joined(self, other: Mapped) -> Mapped:
+        """This one and the one that follows it."""
+        return replace(
+            self,
+            size=self.size + other.size,
+            transparent_huge=self.transparent_huge + other.transparent_huge,
+            resident=self.resident + other.resident,
+        )
 
 
 async def read_ram(asker: Asker, pid: int | None) -> GuestRam | None:
@@ -70,46 +85,38 @@ async def read_passthrough(asker: Asker, files: OpenFiles | None) -> list[Passth
     return [await _passthrough(asker, device, files) for device in devices]
 
 
-def find_ram(areas: Iterator[Mapped], size: int) -> Mapped | None:
-    """The one run of areas of the RAM's size; None where there is none or more than one."""
-    found = [area for area in areas if area.size == size]
+def find_ram(areas: Sequence[Mapped], size: int) -> Mapped | None:
+    """The one area of the RAM's size, or the one run of neighbours that the kernel has split it
+    into; None where there is none or more than one."""
+    whole = [area for area in areas if area.size == size]
+    found = whole or list(_runs(areas, size))
     return found[0] if len(found) == 1 else None
 
 
-def parse_smaps(text: str) -> Iterator[Mapped]:
-    """The areas of /proc/PID/smaps; neighbours of one file are one, as QEMU made them."""
-    last: Mapped | None = None
-    last_end = 0
-    for start, end, path, counts in _areas(text):
-        area = Mapped(
+def _runs(areas: Sequence[Mapped], size: int) -> Iterator[Mapped]:
+    for first, area in enumerate(areas):
+        run = area
+        for following in areas[first + 1 :]:
+            if run.size >= size or not run.goes_on_in(following):
+                break
+            run = run.joined(following)
+        if run.size == size:
+            yield run
+
+
+def parse_smaps(text: str) -> list[Mapped]:
+    """The areas of /proc/PID/smaps that are read and written."""
+    return [
+        Mapped(
+            start=start,
             size=end - start,
             path=path,
             page_size=counts.get("KernelPageSize", 0),
             transparent_huge=sum(counts.get(name, 0) for name in _HUGE),
             resident=sum(counts.get(name, 0) for name in _RESIDENT),
         )
-        if (
-            last is not None
-            and last_end == start
-            and (last.path, last.page_size)
-            == (
-                area.path,
-                area.page_size,
-            )
-        ):
-            last = replace(
-                last,
-                size=last.size + area.size,
-                transparent_huge=last.transparent_huge + area.transparent_huge,
-                resident=last.resident + area.resident,
-            )
-        else:
-            if last is not None:
-                yield last
-            last = area
-        last_end = end
-    if last is not None:
-        yield last
+        for start, end, path, counts in _areas(text)
+    ]
 
 
 def _areas(text: str) -> Iterator[tuple[int, int, str, dict[str, int]]]:
@@ -141,10 +148,10 @@ def _with_pages(ram: GuestRam, sizes: list[int], pid: int | None, asker: Asker) 
         return unread(f"/proc/{pid}/smaps would take too long for {format_size(ram.size)} of RAM")
     path = PROC / str(pid) / "smaps"
     try:
-        areas = list(parse_smaps(read_text(path, _SMAPS_BYTES)))
+        areas = parse_smaps(read_text(path, _SMAPS_BYTES))
     except OSError as error:
         return unread(reason_of(error, path))
-    found = [find_ram(iter(areas), size) for size in sizes]
+    found = [find_ram(areas, size) for size in sizes]
     mapped = [one for one in found if one is not None]
     if len(mapped) < len(found):
         return unread(f"{path} does not show which of the process's memory is the RAM")

@@ -17,6 +17,8 @@ from vmferry.host.threads import ThreadTimes, cores_of, thread_times, times_of
 from vmferry.hypervisor.qemu.side import QemuSide
 
 _VHOST = "vhost-"
+# QEMU's own, for its monitors.
+_MONITOR = "IO mon_iothread"
 _UNKNOWN_COMMAND = "has not been found"
 
 
@@ -146,8 +148,10 @@ def role_of(thread: ThreadTimes, vm: VmFacts) -> str:
         return "vhost"
     if thread.tid in (vcpu.tid for vcpu in vm.vcpus) or thread.is_vcpu:
         return "vcpu"
-    if thread.tid in (vm.iothreads or {}).values() or thread.name.startswith("IO "):
+    if thread.tid in (vm.iothreads or {}).values():
         return "iothread"
+    if thread.name.startswith("IO "):
+        return "other" if thread.name == _MONITOR else "iothread"
     if thread.tid == vm.pid:
         return "main"
     return "migration" if thread.is_migration else "other"

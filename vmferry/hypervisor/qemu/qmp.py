@@ -50,6 +50,8 @@ class Qmp:
     def __init__(self, client: QMPClient, path: Path) -> None:
         self.path = path
         self._client = client
+        # Several commands may be under way when QEMU ends; the library is closed by one at a time.
+        self._closing = asyncio.Lock()
 
     @classmethod
     async def connect(
@@ -117,9 +119,10 @@ class Qmp:
 
     async def close(self) -> None:
         """End the session; QEMU goes on."""
-        with contextlib.suppress(QMPError, OSError, EOFError, TimeoutError):
-            async with asyncio.timeout(1.0):
-                await self._client.disconnect()
+        async with self._closing:
+            with contextlib.suppress(QMPError, OSError, EOFError, TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._client.disconnect()
 
 
 @contextlib.asynccontextmanager

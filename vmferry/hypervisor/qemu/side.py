@@ -39,6 +39,7 @@ class QemuSide:
         self.ours = ours
         self._on_event = on_event
         self._qmp: Qmp | None = None
+        self._opening = asyncio.Lock()
         # What query-migrate told when it was last looked at.
         self.last_migration: Mapping[str, Any] | None = None
 
@@ -64,10 +65,13 @@ class QemuSide:
         await qmp.pass_descriptor(name, descriptor)
 
     async def _ensure_open(self) -> Qmp:
-        if self._qmp is None or self._qmp.closed:
-            await self.close()
-            self._qmp = await Qmp.connect(self.path, timeout=LOOK_SECONDS, on_event=self._on_event)
-        return self._qmp
+        async with self._opening:
+            if self._qmp is None or self._qmp.closed:
+                await self.close()
+                self._qmp = await Qmp.connect(
+                    self.path, timeout=LOOK_SECONDS, on_event=self._on_event
+                )
+            return self._qmp
 
     def alive(self) -> Process:
         if self.process is None:
