@@ -9,10 +9,11 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import queue
 import socket
 import struct
+import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ _CLONE_NEWNET = 0x40000000
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_GSG = 0x18
 _DEPTH_MOST = 8
+# A software host takes seconds to load the library.
+_ANSWER_SECONDS = 15.0
 # As the guest sees it: what it sends, the tap receives.
 _COUNTERS = {
     "sent_packets": "rx_packets",
@@ -103,11 +106,15 @@ class Links:
 def read_links(pid: int | None) -> Links:
     """The interfaces of that process's network namespace; of ours where it is None.
 
-    Never raises: a namespace that may not be entered is an answer.
+    Never raises: a namespace that may not be entered is an answer, and so is silence.
     """
+    found: queue.SimpleQueue[Links] = queue.SimpleQueue()
     # A thread of its own: a namespace is entered by the thread, and this one then ends.
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(_read, pid).result()
+    threading.Thread(target=lambda: found.put(_read(pid)), daemon=True).start()
+    try:
+        return found.get(timeout=_ANSWER_SECONDS)
+    except queue.Empty:
+        return Links(problem=f"rtnetlink does not answer within {_ANSWER_SECONDS:g} s")
 
 
 def _read(pid: int | None) -> Links:
