@@ -118,24 +118,21 @@ def clean() -> int:
         for path in places.cache().iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
+            elif path.suffix != ".lock":
+                path.unlink()
     return size
 
 
 @contextlib.contextmanager
 def locked(name: str, say: Say, waiting: str) -> Iterator[None]:
     """Hold a lock of the cache; says `waiting` where somebody else has it."""
-    with lock_file(name).open("w") as lock:
+    with (places.cache() / f"{name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             say(waiting)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def lock_file(name: str) -> Path:
-    """The lock of that name, for those who wait in another way."""
-    return places.cache() / f"{name}.lock"
 
 
 def _key() -> str:

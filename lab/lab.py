@@ -67,7 +67,7 @@ class Lab:
         try:
             yield lab
         finally:
-            _remove(lab.name)
+            remove(lab.name)
 
     @classmethod
     def attach(cls, name: str = places.COMMON) -> Lab:
@@ -111,19 +111,19 @@ async def start(name: str, hosts: int, options: Options, say: Say, *, own: bool 
         if found is not None:
             say("the lab is up already")
             return found
-        _remove(name)
+        remove(name)
         image = await asyncio.to_thread(images.build, say)
         try:
             return await _start(name, hosts, options, image, say, own=own)
         except BaseException:
-            _remove(name)
+            remove(name)
             raise
 
 
 def down(name: str) -> bool:
     """End a lab and remove all it left; whether there was anything. Raises LabError."""
     with _lock(name):
-        return _remove(name)
+        return remove(name)
 
 
 def sweep() -> None:
@@ -132,7 +132,7 @@ def sweep() -> None:
         with contextlib.suppress(LabError):
             found = record.load(name)
             if found is not None and found.owner is not None and not found.owner.alive():
-                _remove(name)
+                remove(name)
 
 
 def _running(name: str, hosts: int, options: Options) -> Lab | None:
@@ -161,7 +161,7 @@ async def _start(
         return await _start_from(name, hosts, options, image, state, packed, own=own)
     except prepared.NotLoadable as error:
         say(f"{error.message}; it is made again")
-        _remove(name)
+        remove(name)
         state.discard()
         state = await prepared.prepare(image, options, say)
         return await _start_from(name, hosts, options, image, state, packed, own=own)
@@ -228,8 +228,11 @@ def _files(name: str, index: int) -> Files:
     return Files(places.runtime(name) / host, places.state(name) / f"{host}.qcow2")
 
 
-def _remove(name: str) -> bool:
-    """End the processes of a lab and remove its files; whether there was anything."""
+def remove(name: str) -> bool:
+    """End the processes of a lab and remove its files; whether there was anything.
+
+    For a lab of one's own, which no other command changes; else `down`.
+    """
     folder = places.runtime(name)
     with contextlib.suppress(LabError):
         known = record.load(name)

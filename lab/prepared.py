@@ -22,7 +22,7 @@ from typing import Any
 from lab import process
 from lab.agent import Agent
 from lab.errors import LabError
-from lab.image import Image, Say, lock_file
+from lab.image import Image, Say
 from lab.machine import PAYLOAD_BYTES, Files, Options, command_line, link_between
 from lab.tools import run
 from vmferry.host.process import ProcessId
@@ -64,7 +64,7 @@ async def prepare(image: Image, options: Options, say: Say) -> Prepared:
         with contextlib.suppress(OSError):
             prepared.folder.touch()
         return prepared
-    async with _locked(prepared.folder.name, say):
+    async with _locked(prepared.folder.with_suffix(".lock"), say):
         if not prepared.memory.is_file():
             say("booting a host once, to keep its state")
             for left in image.folder.glob("preparing-*"):
@@ -108,9 +108,9 @@ def _key(options: Options) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _locked(name: str, say: Say) -> AsyncIterator[None]:
-    """Hold a lock of the cache; while somebody else has it, Ctrl-C is still heard."""
-    with lock_file(name).open("w") as lock:
+async def _locked(path: Path, say: Say) -> AsyncIterator[None]:
+    """Hold a lock; while somebody else has it, Ctrl-C is still heard."""
+    with path.open("w") as lock:
         waiting = False
         while True:
             try:
@@ -195,6 +195,7 @@ async def _until_moved(qemu: ProcessId, files: Files) -> None:
 
 def _sweep(image: Image) -> None:
     """Keep the states that were used last."""
-    states = sorted(image.folder.glob("prepared-*"), key=lambda path: path.stat().st_mtime)
+    folders = (path for path in image.folder.glob("prepared-*") if path.is_dir())
+    states = sorted(folders, key=lambda path: path.stat().st_mtime)
     for path in states[:-_KEPT]:
         shutil.rmtree(path, ignore_errors=True)

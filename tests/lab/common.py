@@ -17,4 +17,4 @@ def shared_lab(hosts: int, options: Options) -> Iterator[Lab]:
     try:
         yield lab
     finally:
-        labs.down(lab.name)
+        labs.remove(lab.name)
