@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -309,6 +310,21 @@ async def test_a_qemu_that_does_not_answer_is_asked_once() -> None:
     assert answers.asked == ["query-kvm"]
     with pytest.raises(QmpGone):
         await Asker(Answers({"x": QmpGone("gone")}), unread).ask("", "x")
+
+
+async def test_few_questions_are_under_way_at_once() -> None:
+    under_way: list[int] = [0, 0]
+
+    async def execute(command: str, arguments: Mapping[str, Any] | None) -> Any:
+        under_way[0] += 1
+        under_way[1] = max(under_way)
+        await asyncio.sleep(0)
+        under_way[0] -= 1
+        return {}
+
+    asker = Asker(execute, {})
+    await asyncio.gather(*(asker.ask("", "qom-get") for _ in range(500)))
+    assert under_way == [0, 8]
 
 
 STATUS = {

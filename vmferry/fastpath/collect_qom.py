@@ -25,6 +25,9 @@ _DESCRIBED = ("virtio-net", "virtio-scsi", "virtio-blk")
 _UNKNOWN_COMMAND = "has not been found"
 _NONE = "No virtio devices found"
 _QUEUES_MOST = 1024
+# As many as QEMU takes in before it has answered. While it stands still more would fill the socket,
+# and a full one cannot be closed in order.
+_AT_ONCE = 8
 _FOLDERS = ("/machine/peripheral", "/machine/peripheral-anon", "/machine/unattached")
 
 
@@ -36,6 +39,7 @@ class Asker:
 
     def __init__(self, execute: Execute, unread: MutableMapping[str, str]) -> None:
         self._execute = execute
+        self._places = asyncio.Semaphore(_AT_ONCE)
         self.unread = unread
         self._mute = ""
 
@@ -44,9 +48,10 @@ class Asker:
     ) -> Any | None:
         """What QEMU answers. Raises QmpGone where it has ended."""
         try:
-            if self._mute:
-                raise QmpError(self._mute)
-            return await self._execute(command, arguments)
+            async with self._places:
+                if self._mute:
+                    raise QmpError(self._mute)
+                return await self._execute(command, arguments)
         except QmpGone:
             raise
         except QmpMute as error:
