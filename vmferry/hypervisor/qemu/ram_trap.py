@@ -20,6 +20,16 @@ def is_ram_trapped(ram_bytes: int, accelerator: str, version: tuple[int, int, in
     return accelerator == "tcg" and version < FIXED_IN and ram_bytes % TRAP_STEP == 0
 
 
+def trap_problem(ram_bytes: int, accelerator: str, version: tuple[int, int, int]) -> str:
+    """Why a move of such a VM would lose writes; empty where it would not."""
+    if not is_ram_trapped(ram_bytes, accelerator, version):
+        return ""
+    return (
+        "QEMU before 9.0 under TCG forgets dirty pages in a migration where the RAM "
+        f"({ram_bytes // KIB} KiB) is a multiple of 256 KiB"
+    )
+
+
 def safe_ram_bytes(ram_bytes: int, accelerator: str, version: tuple[int, int, int]) -> int:
     """The size itself, or a little more where the size itself would lose writes."""
     trapped = is_ram_trapped(ram_bytes, accelerator, version)

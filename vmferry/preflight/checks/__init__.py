@@ -1,0 +1,1 @@
+"""The conditions of a move, by subject. Pure functions of `preflight.facts.Facts`."""
