@@ -17,9 +17,12 @@ from bench._faults_lab import Command, Lab, Place, freeze, thaw
 from bench._faults_proxy import Proxy
 from bench._faults_watch import Eye, Watch
 from vmferry.host.process import ProcessId
+from vmferry.preflight.registry import CHECKS
 
 END_SECONDS = 90.0
 AT_A_BYTE = frozenset({"cut", "stall"})
+# A destination that does not fit is refused before the move; here QEMU itself is to find out.
+FORCED = [word for one in CHECKS if one.forceable for word in ("--force", one.name)]
 KILLS_COMMAND = frozenset({"kill command", "kill both", "stop guardian, kill both"})
 
 
@@ -82,6 +85,7 @@ class _Trial:
         if not self.case.proxy:
             if self.case.stage == "start":
                 self._break_destination()
+                return [self.place.address, "--to", "local", *FORCED]
             return [self.place.address, "--to", "local"]
         far, socket = self.lab.start_far(FAR_MISMATCHES.get(self.case.fault, ()))
         at = self.lab.root / "proxy.sock"
@@ -89,7 +93,8 @@ class _Trial:
         if self.case.stage == "loaded, source not told":
             self.proxy.withhold()
         to_qmp = str(far.files.control_socket)
-        return [self.place.address, "--to", f"unix:{at}", "--to-qmp", to_qmp]
+        forced = FORCED if self.case.fault in FAR_MISMATCHES else []
+        return [self.place.address, "--to", f"unix:{at}", "--to-qmp", to_qmp, *forced]
 
     def _break_destination(self) -> None:
         replace, add = BROKEN[self.case.fault]

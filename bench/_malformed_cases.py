@@ -140,8 +140,15 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("migrate", "qmp:{folder}/empty.raw", "--to", "local"),
     ("migrate", "qmp:{qmp}", "--to", "local"),
     ("migrate", "libvirt:qemu:///system#web", "--to", "local"),
+    ("check",),
+    ("check", "web"),
+    ("check", "nosuch", "--to", "local"),
+    ("check", "qmp:/nonexistent", "--to", "local"),
+    ("check", "web", "--to", "local", "--to-qmp", "{qmp}"),
+    ("check", "web", "--to", "unix:/nonexistent", "--to-qmp", "/nonexistent"),
     *(
-        ("migrate", "web", "--to", place)
+        (command, "web", "--to", place)
+        for command in ("check", "migrate")
         for place in (
             "",
             "LOCAL",
@@ -183,6 +190,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
             ("--policy", ("", "autopilot", "FIXEDISH")),
             ("--profile", ("", "modern")),
             ("--pin-migration", ("", "always", "1")),
+            ("--force", ("", "nosuch", "runs")),
             ("--to-qmp", ("", "/nonexistent", "{qmp}")),
             ("--trace", ("", "/nonexistent/t.jsonl", "/", "/proc/t.jsonl")),
             ("--bandwith", ("1GiB/s",)),

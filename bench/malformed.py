@@ -77,7 +77,14 @@ def main() -> int:
 
 def _leave_a_run() -> None:
     """A run in the journal, for commands that name one: nobody waits at that socket."""
-    words = ("migrate", "web", "--to", "unix:/nonexistent/vm.sock")
+    words = (
+        "migrate",
+        "web",
+        "--to",
+        "unix:/nonexistent/vm.sock",
+        "--force",
+        "destination-listens",
+    )
     subprocess.run(command(*words), capture_output=True, check=False)
     with Journal.open() as journal:
         if not journal.run("last").settled:

@@ -24,10 +24,10 @@ class Ending:
 
     `ready`: the source stands at switchover. `ended`: QEMU ended the migration by itself, with
     `status`. `abandoned`: the policy gave up. `cancelled`: the user did. `lost`: the source is gone
-    or refused to begin.
+    or refused to begin. `refused`: a condition of the move does not hold, so it was not begun.
     """
 
-    kind: Literal["ready", "ended", "abandoned", "cancelled", "lost"]
+    kind: Literal["ready", "ended", "abandoned", "cancelled", "lost", "refused"]
     status: str = ""
     why: str = ""
 

@@ -201,11 +201,15 @@ def test_a_destination_that_does_not_fit(home: Home, source: GuestVm) -> None:
     with guest(
         home.folder / "misfit", "-incoming", f"unix:{place}", "-m", "131080k"
     ) as destination:
-        *_, outcome = home.records(
-            *("migrate", name(source), "--to", f"unix:{place}"),
-            *("--to-qmp", f"{destination.folder}/attach.sock"),
-            status=5,
-        )
+        to_qmp = ("--to-qmp", f"{destination.folder}/attach.sock")
+        words = ("migrate", name(source), "--to", f"unix:{place}", *to_qmp)
+        (refused,) = home.records(*words, status=3)
+        assert (refused["status"], refused["vm_runs_at"]) == ("refused", "source")
+        assert "memory-size: RAM is " in refused["why"]
+        assert "ram-blocks: the destination has pc.ram in another size" in refused["why"]
+        assert destination.ask("query-status")["status"] == "inmigrate"
+        forced = ("--force", "memory-size", "--force", "ram-blocks")
+        *_, outcome = home.records(*words, *forced, status=5)
     assert (outcome["status"], outcome["vm_runs_at"]) == ("failed", "source")
     assert "Size mismatch: pc.ram" in outcome["why"]
 

@@ -18,6 +18,7 @@ from vmferry import __version__
 from vmferry.cli.audit import audit
 from vmferry.cli.bench import bench
 from vmferry.cli.bugs import keep_bug
+from vmferry.cli.check import check
 from vmferry.cli.console import console
 from vmferry.cli.demo import demo
 from vmferry.cli.explain import explain
@@ -59,6 +60,7 @@ for command in (
     status,
     console,
     stop,
+    check,
     rehearse,
     forecast,
     plan,

@@ -89,6 +89,12 @@ def migrate(
     verify: Annotated[
         bool, typer.Option("--verify", help="Have a test guest check all its pages afterwards.")
     ] = False,
+    force: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Move although this check of `vmferry check` forbids it; repeat."
+        ),
+    ] = None,
     trace: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the recorded trace there.")
     ] = None,
@@ -102,6 +108,7 @@ def migrate(
     from vmferry.policy.base import Limits
 
     _check(to_qmp, to, bandwidth, downtime, deadline, trace)
+    _check_forced(force or [])
     if bandwidth is None and profile is Profile.CLASSIC:
         bandwidth = CLASSIC_BANDWIDTH
     milliseconds = round(downtime * 1000)
@@ -118,6 +125,7 @@ def migrate(
         policy=policy.value,
         pin_apart=pin_migration is Pinning.AUTO,
         verify=verify,
+        force=tuple(force or ()),
     )
     try:
         outcome = carry_out(request, make_display(as_json=json), trace=trace).outcome
@@ -204,6 +212,15 @@ def _check(
     check_limits(bandwidth, downtime)
     if deadline is not None and deadline <= 0:
         raise UsageError("--deadline must be more than nothing")
+    check_to_qmp(to_qmp, to)
+    if trace is not None:
+        check_writable("--trace", trace)
+
+
+def check_to_qmp(to_qmp: Path | None, to: str) -> None:
+    """Raises UsageError."""
+    from vmferry.errors import UsageError
+
     if to_qmp is not None and to == "local":
         raise UsageError("--to-qmp goes with tcp: and unix:, where a QEMU already waits")
     if to_qmp is not None:
@@ -213,8 +230,22 @@ def _check(
             raise UsageError(f"--to-qmp: {to_qmp}: {error.strerror}") from None
         if not found:
             raise UsageError(f"--to-qmp: {to_qmp} is not a socket")
-    if trace is not None:
-        check_writable("--trace", trace)
+
+
+def _check_forced(names: list[str]) -> None:
+    """See that --force names checks that may be forced. Raises UsageError."""
+    from vmferry.errors import UsageError
+    from vmferry.preflight.registry import CHECKS
+
+    forceable = {check.name: check.forceable for check in CHECKS}
+    for name in names:
+        if name not in forceable:
+            raise UsageError(
+                f"--force: there is no check '{name}'",
+                hint="`vmferry check VM --to DEST` names those that say no",
+            )
+        if not forceable[name]:
+            raise UsageError(f"--force: without '{name}' a move cannot even begin")
 
 
 def check_limits(bandwidth: int | None, downtime: float) -> None:

@@ -68,9 +68,9 @@ class Account:
             return "needs-recovery"
         if self.settled.place == "destination":
             return "completed"
-        if self.ending.kind == "abandoned":
-            return "abandoned"
-        return "cancelled" if self.ending.kind == "cancelled" else "failed"
+        if self.ending.kind in ("abandoned", "cancelled", "refused"):
+            return self.ending.kind
+        return "failed"
 
     def _unexplained(self) -> str:
         """For a migration that QEMU gave up without a word: a broken connection, in QEMU 7.2."""

@@ -13,7 +13,7 @@ from vmferry.hypervisor.qemu.instance import Instance, list_instances, load_inst
 from vmferry.hypervisor.qemu.launch import launch
 from vmferry.hypervisor.qemu.migration import EventInbox
 from vmferry.hypervisor.qemu.qmp import QmpError, QmpGone
-from vmferry.hypervisor.qemu.ram_trap import is_ram_trapped
+from vmferry.hypervisor.qemu.ram_trap import trap_problem
 from vmferry.hypervisor.qemu.settings import (
     NEEDED_AT_DESTINATION,
     NEEDED_AT_SOURCE,
@@ -21,17 +21,25 @@ from vmferry.hypervisor.qemu.settings import (
     set_capabilities,
 )
 from vmferry.hypervisor.qemu.side import QemuSide
-from vmferry.journal import Journal
+from vmferry.journal import Journal, Run
 from vmferry.move.parties import Parties, Party, writable_disks
-from vmferry.precopy.sample import ENDED
-from vmferry.units import KIB
+from vmferry.preflight.checks.state import IDLE_MIGRATIONS, MAY_MOVE
 from vmferry.vm.address import Destination, Local, QmpAddress, VmAddress
 from vmferry.vm.registry import lookup
 
-MAY_MOVE = frozenset({"running", "paused"})
+NOT_OURS = "was not started by vmferry, so it cannot start a second one like it"
 # One of these is on the command line of each QEMU with a QMP socket, whatever its program's name.
 _QEMU_WORDS = frozenset({"-qmp", "--qmp", "-qmp-pretty", "-mon", "--mon", "-readconfig"})
-IDLE_MIGRATIONS = ENDED | {"none"}
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """The VM where it is now, with an open session; whether it may move was not looked at."""
+
+    name: str
+    party: Party
+    side: QemuSide
+    instance: Instance | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,37 +70,52 @@ def refuse_unsettled(journal: Journal, vm: str, party: Party | None = None) -> N
 
     `party` finds it under another name too, that of another socket.
     """
+    left = unsettled_run(journal, vm, party)
+    if left is not None:
+        raise NeedsRecoveryError(
+            f"run {left.id} of '{left.vm}' was left half-way; nothing was touched",
+            hint="`vmferry recover` settles it",
+        )
+
+
+def unsettled_run(journal: Journal, vm: str, party: Party | None = None) -> Run | None:
+    """The last move of this VM that was left half-way."""
     process = party.process if party is not None else None
     left = [
         run
         for run in journal.unsettled()
         if run.vm == vm or (process is not None and run.parties["source"]["process"] == process)
     ]
-    if left:
-        raise NeedsRecoveryError(
-            f"run {left[-1].id} of '{left[-1].vm}' was left half-way; nothing was touched",
-            hint="`vmferry recover` settles it",
-        )
+    return left[-1] if left else None
 
 
-async def open_source(address: VmAddress, inbox: EventInbox) -> Source:
-    """Connect to the VM and see that it may move. Raises UsageError or RefusedError."""
+async def reach_source(address: VmAddress, inbox: EventInbox) -> Reached:
+    """Connect to the VM. Raises UsageError or RefusedError."""
     party, instance, name = _source_party(address)
     side = party.side(recovering=False, on_event=lambda message: inbox.take("source", message))
     try:
         await side.connect()
-        return await _look_at_source(address, side, party, instance, name)
     except QmpError as error:
         await side.close()
         raise _unreachable(name, instance, error) from None
+    return Reached(name, party, side, instance)
+
+
+async def open_source(address: VmAddress, inbox: EventInbox) -> Source:
+    """Connect to the VM and see that it may move. Raises UsageError or RefusedError."""
+    reached = await reach_source(address, inbox)
+    try:
+        return await _look_at_source(address, reached)
+    except QmpError as error:
+        await reached.side.close()
+        raise _unreachable(reached.name, reached.instance, error) from None
     except VmferryError:
-        await side.close()
+        await reached.side.close()
         raise
 
 
-async def _look_at_source(
-    address: VmAddress, side: QemuSide, party: Party, instance: Instance | None, name: str
-) -> Source:
+async def _look_at_source(address: VmAddress, reached: Reached) -> Source:
+    name, side = reached.name, reached.side
     view = await side.look()
     if not view.answers:
         raise RefusedError(f"'{name}' does not answer on its QMP socket; nothing was touched")
@@ -109,9 +132,9 @@ async def _look_at_source(
     return Source(
         name=name,
         key=address.key,
-        party=replace(party, settings=settings),
+        party=replace(reached.party, settings=settings),
         side=side,
-        instance=instance,
+        instance=reached.instance,
         ran_before=view.running,
         disks=await writable_disks(side),
         ram_trap=await _ram_trap(side),
@@ -174,28 +197,14 @@ async def _ram_trap(side: QemuSide) -> str:
     kvm = (await side.execute("query-kvm"))["enabled"]
     memory = (await side.execute("query-memory-size-summary"))["base-memory"]
     numbers = (version["major"], version["minor"], version["micro"])
-    if not is_ram_trapped(memory, "kvm" if kvm else "tcg", numbers):
-        return ""
-    return (
-        "QEMU before 9.0 under TCG forgets dirty pages in a migration where the RAM "
-        f"({memory // KIB} KiB) is a multiple of 256 KiB"
-    )
-
-
-def refuse_trapped_ram(source: Source) -> None:
-    """Raises RefusedError where a move would damage the guest's memory."""
-    if source.ram_trap:
-        raise RefusedError(
-            f"'{source.name}' would lose writes of its guest: {source.ram_trap}",
-            hint="start it with 8 KiB more, as `vmferry run` does, or with QEMU 9.0 or later",
-        )
+    return trap_problem(memory, "kvm" if kvm else "tcg", numbers)
 
 
 def refuse_unlike(source: Source, to: Destination) -> None:
     """Raises UsageError where a second instance like the source cannot be started."""
     if isinstance(to, Local) and source.instance is None:
         raise UsageError(
-            f"'{source.name}' was not started by vmferry, so it cannot start a second one like it",
+            f"'{source.name}' {NOT_OURS}",
             hint="start a QEMU with the same arguments and -incoming, and name it: --to unix:PATH",
         )
 
@@ -216,17 +225,21 @@ async def start_destination(source: Source, inbox: EventInbox) -> Destined:
 
 async def open_waiting(to_qmp: Path, source: Source, inbox: EventInbox) -> Destined:
     """A QEMU of somebody else that waits, not changed yet. Raises UsageError or RefusedError."""
+    party = waiting_party(to_qmp, source.side)
+    try:
+        return await _look_at_destination(party, inbox)
+    except QmpError as error:
+        raise RefusedError(f"the destination cannot be reached: {error}") from None
+
+
+def waiting_party(to_qmp: Path, source: QemuSide) -> Party:
+    """The QEMU at that socket, as a destination. Raises UsageError or RefusedError."""
     process = _qemu_at(to_qmp)
     if process is None:
         raise UsageError(f"--to-qmp: nobody answers at {to_qmp}")
-    if process == source.side.process:
+    if process == source.process:
         raise UsageError(f"--to-qmp names the VM itself: {to_qmp}")
-    try:
-        return await _look_at_destination(
-            Party(socket=str(to_qmp), process=process.to_json()), inbox
-        )
-    except QmpError as error:
-        raise RefusedError(f"the destination cannot be reached: {error}") from None
+    return Party(socket=str(to_qmp), process=process.to_json())
 
 
 async def _look_at_destination(party: Party, inbox: EventInbox) -> Destined:

@@ -24,6 +24,7 @@ from vmferry.hypervisor.qemu.qmp import QmpError
 from vmferry.hypervisor.qemu.side import QemuSide
 from vmferry.journal import Journal, JournalError
 from vmferry.move.account import Account
+from vmferry.move.check import BlockedError, check_before, refuse_blocked
 from vmferry.move.cost import CostMeter
 from vmferry.move.guest import GuestWatch
 from vmferry.move.known import known_of, setting_of
@@ -34,7 +35,6 @@ from vmferry.move.prepare import (
     make_ready,
     open_source,
     open_waiting,
-    refuse_trapped_ram,
     refuse_unlike,
     refuse_unsettled,
     set_up,
@@ -47,6 +47,7 @@ from vmferry.policy.fixed import Fixed
 from vmferry.precopy.foresight import Foresight, Known
 from vmferry.precopy.outcome import Outcome
 from vmferry.precopy.sample import Event
+from vmferry.preflight.finding import Verdict
 from vmferry.settle import Sides, settle
 from vmferry.vm.address import Destination, Local, parse_destination, parse_vm
 from vmferry.vm.lock import MoveLock
@@ -74,13 +75,16 @@ class Request:
     policy: str = "fixed"
     pin_apart: bool = False
     verify: bool = False
+    # Names of preflight checks that may say no.
+    force: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Request:
-        return cls(**{**data, "limits": Limits(**data["limits"])})
+        given = {"limits": Limits(**data["limits"]), "force": tuple(data["force"])}
+        return cls(**{**data, **given})
 
 
 class InboxClock:
@@ -157,15 +161,25 @@ class MoveRun:
             waiting = None
             try:
                 refuse_unsettled(self._journal, address.key, source.party)
-                refuse_trapped_ram(source)
                 refuse_unlike(source, to)
                 if request.to_qmp is not None:
                     waiting = await open_waiting(Path(request.to_qmp), source, self._inbox)
+                if not isinstance(to, Local):
+                    await self._check(source, to, waiting.side if waiting is not None else None)
                 return await self._run(source, to, waiting)
             finally:
                 await source.side.close()
                 if waiting is not None:
                     await waiting.side.close()
+
+    async def _check(self, source: Source, to: Destination, destination: QemuSide | None) -> None:
+        """Raises BlockedError where a condition forbids the move and was not forced."""
+        preflight = await check_before(source.name, source.side, to, destination)
+        refuse_blocked(preflight, self._request.force)
+        for finding in preflight.of(Verdict.BLOCKER):
+            self._say(f"{finding.name} was forced: {finding.answer.what}")
+        for finding in preflight.of(Verdict.WARNING):
+            self._say(f"{finding.name}: {finding.answer.what}")
 
     async def _run(self, source: Source, to: Destination, waiting: Destined | None) -> Outcome:
         request = self._request
@@ -207,6 +221,8 @@ class MoveRun:
         try:
             migration = await self._prepare(run, work)
             ending = await self._migrate(work, migration)
+        except BlockedError as error:
+            ending = Ending("refused", why=_with_hint(error))
         except (VmferryError, QmpError) as error:
             ending = Ending("lost", why=_with_hint(error))
         settled = await self._hand_over(run, work, ending)
@@ -247,6 +263,7 @@ class MoveRun:
             uri = f"unix:{files.folder / 'migration.sock'}"
             work.parties = replace(work.parties, destination=party, uri=uri)
             self._journal.set_parties(run, work.parties.to_json())
+            await self._check(source, work.to, work.destination)
         if work.destination is None:
             self._say(BLIND)
         else:
