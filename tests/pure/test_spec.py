@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -281,3 +282,17 @@ def test_no_toml_at_all(write: Path, content: bytes, expected: str) -> None:
 def test_no_file_to_read(path: str, expected: str) -> None:
     with pytest.raises(UsageError, match=expected):
         load_spec(Path(path))
+
+
+def test_record_of_a_vm_that_was_started_with_a_folder_of_huge_pages_is_read() -> None:
+    """Else it could not be looked at, moved or stopped any more."""
+    memory = {"size": 64 * 2**20, "backend": "hugepages", "path": "/dev/hugepages"}
+    record = {"name": "web", "memory": memory, "boot": {"kernel": "/vmlinuz"}}
+    read = VmSpec.model_validate(record).memory
+    assert (read.backend, read.path) == ("hugepages", None)
+    assert VmSpec.model_validate_json(json.dumps(record)).memory == read
+
+
+def test_folder_of_huge_pages_in_a_file_is_refused(write: Path) -> None:
+    text = f'[memory]\nsize = "64MiB"\nbackend = "hugepages"\npath = "{write.parent}"\n'
+    assert "takes no path" in problems(write, text + '[boot]\nkernel = "testguest"\n')
