@@ -16,6 +16,7 @@ from vmferry.handover import Settled, Step
 from vmferry.host.process import ProcessId
 from vmferry.hypervisor.qemu.command_line import late_commands
 from vmferry.hypervisor.qemu.instance import Instance, InstanceFiles, load_instance
+from vmferry.hypervisor.qemu.networks import release_bridges
 from vmferry.hypervisor.qemu.qmp import EventHandler, QmpError
 from vmferry.hypervisor.qemu.settings import Settings, restore_settings
 from vmferry.hypervisor.qemu.side import QemuSide
@@ -224,3 +225,5 @@ def _remove_dead(party: Party) -> None:
     instance = party.loaded()
     if instance is not None and not instance.alive():
         instance.remove()
+        # It may have been the last on this host: `stop` is not told of a VM that has left.
+        release_bridges(instance.spec)

@@ -62,6 +62,7 @@ async def start_vm(spec: VmSpec) -> Instance:
             raise
         for instance in old:
             instance.remove()
+            release_bridges(instance.spec)
         return started
 
 
