@@ -16,6 +16,8 @@ from vmferry.vm.cpu_model import parse_cpu_model
         ("host,+kvm_pv_unhalt", "host", {"kvm-pv-unhalt": "on"}),
         ("host,kvm-pv-unhalt", "host", {"kvm-pv-unhalt": "on"}),
         ("host,x=on,x=off", "host", {"x": "off"}),
+        ("host,x=yes,y=true,z=y", "host", {"x": "on", "y": "on", "z": "on"}),
+        ("host,x=no,y=false,z=n", "host", {"x": "off", "y": "off", "z": "off"}),
         ("Skylake-Server-v4", "Skylake-Server-v4", {}),
     ],
 )

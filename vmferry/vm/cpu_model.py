@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 _SIGNS = {"+": "on", "-": "off"}
+# The other words that QEMU takes for these two.
+_WORDS = {"yes": "on", "true": "on", "y": "on", "no": "off", "false": "off", "n": "off"}
 # These take what the host's KVM can do; all others have a list of features of their own.
 HOST_MODELS = frozenset({"host", "max"})
 
@@ -37,5 +39,5 @@ def parse_cpu_model(text: str) -> CpuModel:
         sign = word[:1]
         key, _, value = word.lstrip("+-").partition("=")
         # QEMU takes underscores, as old scripts have them.
-        features[key.replace("_", "-")] = _SIGNS.get(sign) or value or "on"
+        features[key.replace("_", "-")] = _SIGNS.get(sign) or _WORDS.get(value, value) or "on"
     return CpuModel(name, features)
