@@ -107,6 +107,37 @@ def test_clock_and_pins(domain: Element) -> None:
     pins = [one.get("cpuset") for one in domain.findall("cputune/vcpupin")]
     assert pins == ["2", "3", "4", "5"]
     assert attributes(domain, "cputune/emulatorpin") == {"cpuset": "0,1,6,7"}
+    threads = [dict(one.attrib) for one in domain.findall("cputune/iothreadpin")]
+    assert threads == [{"iothread": str(n), "cpuset": "0,1,6,7"} for n in (1, 2, 3, 4)]
+
+
+def test_cpu_features_have_the_names_that_libvirt_knows() -> None:
+    model = "EPYC,-lahf_lm,+pclmulqdq,sse4_1=on,-perfctr-core,ds-cpl=off,+avx512-bf16"
+    found = ElementTree.fromstring(text_of({**FULL, "cpu": {"model": model}}))
+    features = {one.get("name"): one.get("policy") for one in found.findall("cpu/feature")}
+    assert features == {
+        "lahf_lm": "disable",
+        "pclmuldq": "require",
+        "sse4.1": "require",
+        "perfctr_core": "disable",
+        "ds_cpl": "disable",
+        "avx512-bf16": "require",
+    }
+
+
+@pytest.mark.parametrize(
+    "word", ["enforce", "migratable=off", "hv-relaxed=on", "phys-bits=40", "host-phys-bits=on"]
+)
+def test_what_is_no_cpu_feature_is_said_and_not_asked_for(word: str) -> None:
+    text = text_of({**FULL, "cpu": {"model": f"EPYC,{word},kvmclock-stable-bit=off"}})
+    assert ElementTree.fromstring(text).findall("cpu/feature") == []
+    told = word if "=" in word else f"{word}=on"
+    assert f"<!-- left out, as QEMU's own: {told}, kvmclock-stable-bit=off -->" in text
+
+
+def test_dashes_do_not_end_a_comment() -> None:
+    nic = {"kind": "bridge", "bridge": "br---0"}
+    ElementTree.fromstring(text_of({**FULL, "nic": [nic]}))
 
 
 @pytest.mark.parametrize("accelerator", ["kvm", "tcg"])

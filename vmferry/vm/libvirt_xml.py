@@ -7,6 +7,7 @@ them. What libvirt has no element for is said in a comment.
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -21,6 +22,25 @@ from vmferry.vm.spec import Disk, Nic, Scsi, VmSpec
 # libvirt's names for what QEMU calls kvm-….
 _KVM_FEATURES = ("hint-dedicated", "poll-control", "pv-ipi")
 _OTHER_KVM_FEATURES = frozenset({"kvmclock", "kvmclock-stable-bit", "kvm-pv-unhalt"})
+# libvirt refuses a CPU feature that it does not know by that name (its src/cpu_map); all others are
+# called as QEMU calls them.
+_CPU_FEATURES = {
+    **{name.replace("_", "-"): name for name in ("cmp_legacy", "ds_cpl", "fxsr_opt", "lahf_lm")},
+    **{name.replace("_", "-"): name for name in ("nodeid_msr", "perfctr_core", "perfctr_nb")},
+    "tsc-adjust": "tsc_adjust",
+    "pclmulqdq": "pclmuldq",
+    "sse3": "pni",
+    "ffxsr": "fxsr_opt",
+    "sse4-1": "sse4.1",
+    "sse4-2": "sse4.2",
+    "xd": "nx",
+    "i64": "lm",
+}
+# What QEMU takes beside features and libvirt says elsewhere, or not at all.
+_NO_CPU_FEATURES = re.compile(
+    r"(hv|xen|x|host|legacy|tcg)-.*|enforce|check|migratable|pmu|lmce|l3-cache|kvm|cpuid-0xb"
+    r"|fill-mtrr-mask|full-cpuid-auto-level|vmware-cpuid-freq"
+)
 _CPU_MODES = {"host": "host-passthrough", "max": "maximum"}
 _GAP = "  "
 
@@ -93,9 +113,11 @@ class _Domain:
         tune = SubElement(domain, "cputune")
         for vcpu, cpu in enumerate(pins):
             SubElement(tune, "vcpupin", vcpu=str(vcpu), cpuset=str(cpu))
-        others = sorted(set(range(self._host_cpus)) - set(pins))
+        others = ",".join(map(str, sorted(set(range(self._host_cpus)) - set(pins))))
         if others:
-            SubElement(tune, "emulatorpin", cpuset=",".join(map(str, others)))
+            SubElement(tune, "emulatorpin", cpuset=others)
+            for number in range(len(self._iothreads)):
+                SubElement(tune, "iothreadpin", iothread=str(number + 1), cpuset=others)
 
     def _boot(self, domain: Element) -> None:
         boot = self._spec.boot
@@ -147,11 +169,18 @@ class _Domain:
         else:
             cpu = SubElement(domain, "cpu", mode="custom", match="exact")
             SubElement(cpu, "model", fallback="forbid").text = model.name
-        for name in model.features:
+        left_out = []
+        for name, value in model.features.items():
             state = _state(model, name)
-            if state is not None and not name.startswith("kvm"):
-                policy = "require" if state == "on" else "disable"
-                SubElement(cpu, "feature", policy=policy, name=name)
+            if name.startswith("kvm-") or name in ("kvmclock", "tsc-frequency"):
+                continue
+            if name == "kvmclock-stable-bit" or state is None or _NO_CPU_FEATURES.fullmatch(name):
+                left_out.append(f"{name}={value}")
+                continue
+            policy = "require" if state == "on" else "disable"
+            SubElement(cpu, "feature", policy=policy, name=_CPU_FEATURES.get(name, name))
+        if left_out:
+            _comment(cpu, f"left out, as QEMU's own: {', '.join(left_out)}")
 
     def _clock(self, domain: Element) -> None:
         self._note(domain, "clock")
@@ -248,4 +277,4 @@ def _letters(index: int) -> str:
 
 def _comment(parent: Element, text: str) -> None:
     # A comment may not have two dashes in a row, or one at its end.
-    parent.append(ElementTree.Comment(f" {text.replace('--', '- -')} "))
+    parent.append(ElementTree.Comment(f" {re.sub('-(?=-)', '- ', text)} "))
