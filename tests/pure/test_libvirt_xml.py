@@ -169,13 +169,25 @@ def test_the_command_line_for_a_shell_says_how_the_tap_is_made() -> None:
     bridge = {"kind": "bridge", "bridge": "br0", "create_bridge": True}
     vm = VmSpec.model_validate({**FULL, "nic": [bridge]})
     lines = as_qemu(configure(vm, HOST)).splitlines()
-    assert lines[:4] == [
+    assert lines[0].startswith("# mkdir -m 700 -p ")
+    folder = lines[0].split()[-1]
+    assert any(f"path={folder}/control.sock" in line for line in lines)
+    assert lines[1:5] == [
         "# ip link add br0 type bridge",
         "# ip link set br0 up",
         "# ip tuntap add dev tap0 mode tap vnet_hdr multi_queue",
         "# ip link set tap0 master br0 up",
     ]
-    assert lines[4] == "/usr/bin/qemu-system-x86_64 \\"
+    assert lines[5] == "# `taskset -p` later: vCPUs on CPUs 2,3,4,5, other threads off these"
+    assert lines[6] == "/usr/bin/qemu-system-x86_64 \\"
     netdev = "tap,id=net0,ifname=tap0,script=no,downscript=no,queues=4,vhost=on"
     assert f"    -netdev {netdev} \\" in lines
     assert "    -append 'a <b> & --c' \\" in lines
+
+
+def test_a_bridge_of_two_cards_is_made_once() -> None:
+    bridge = {"kind": "bridge", "bridge": "br0", "create_bridge": True}
+    vm = VmSpec.model_validate({**FULL, "nic": [bridge, bridge]})
+    lines = as_qemu(configure(vm, HOST)).splitlines()
+    assert lines.count("# ip link add br0 type bridge") == 1
+    assert sum("ip tuntap add" in line for line in lines) == 2

@@ -30,15 +30,21 @@ _NOTHING = {
 
 
 def as_qemu(configured: Configured) -> str:
-    """QEMU's command line for a shell; before it, as comments, what makes the taps that `run` makes
-    by itself. Builds the test guest where that is what boots. Raises UsageError, BuildError."""
+    """QEMU's command line for a shell; before it, as comments, what `run` does by itself: the
+    folder, taps, bridges, pins. Builds the test guest where that is what boots. Raises UsageError,
+    BuildError."""
     spec = configured.spec
     files = InstanceFiles(instances_dir() / _INSTANCE)
     by_hand = taps_by_hand(spec)
     words = {index: tap.words for index, tap in by_hand.items()}
     line = command_line(spec, files, _image(spec), words, incoming=False)
-    made = [f"# {command}" for tap in by_hand.values() for command in tap.commands]
-    return "\n".join([*made, _for_a_shell(line)])
+    # Two cards may be on one bridge.
+    made = dict.fromkeys(command for tap in by_hand.values() for command in tap.commands)
+    before = [f"mkdir -m 700 -p {shlex.quote(str(files.folder))}", *made]
+    if spec.cpu.pin:
+        cpus = ",".join(map(str, spec.cpu.pin))
+        before.append(f"`taskset -p` later: vCPUs on CPUs {cpus}, other threads off these")
+    return "\n".join([*(f"# {command}" for command in before), _for_a_shell(line)])
 
 
 def as_libvirt(configured: Configured, host: HostFacts) -> str:
