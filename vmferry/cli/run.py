@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +15,7 @@ from vmferry.cli.options import Json
 from vmferry.cli.output import Output
 
 if TYPE_CHECKING:
+    from vmferry.fastpath.facts import HostFacts
     from vmferry.vm.spec import VmSpec
 
 
@@ -47,6 +50,8 @@ def run(
     if print_as is None:
         _wake_what_is_needed(resolved.spec)
     host = read_host()
+    if print_as is not None:
+        host = _as_if_woken(host)
     configured = configure(resolved.spec, host, spreading_models(resolved.spec.qemu.binary or ""))
     vm = configured.spec
     reasons = [*resolved.reasons, *map(str, configured.reasons)]
@@ -82,3 +87,13 @@ def _wake_what_is_needed(vm: VmSpec) -> None:
 
     if vm.qemu.accelerator == "kvm" and any(nic.has_queues for nic in vm.nic):
         wake_vhost()
+
+
+def _as_if_woken(host: HostFacts) -> HostFacts:
+    """What is printed wakes nothing, and is what would be started."""
+    from vmferry.fastpath.collect_host import ASLEEP
+    from vmferry.fastpath.net_queues.configure import VHOST
+
+    if host.devices.get(VHOST) != ASLEEP or not os.access(VHOST, os.R_OK | os.W_OK):
+        return host
+    return replace(host, devices={**host.devices, VHOST: ""})

@@ -19,6 +19,8 @@ MODULES = (
     *("vhost_net", "vhost", "tun", "macvtap", "bridge"),
     *("vfio", "vfio_pci", "vfio_iommu_type1", "iommufd"),
 )
+# Of a device whose module the kernel loads when somebody opens it.
+ASLEEP = "no driver is loaded behind it"
 DEVICES = ("/dev/kvm", "/dev/vhost-net", "/dev/net/tun", "/dev/vfio/vfio", "/dev/iommu")
 
 _HUGE_PAGES = re.compile(r"hugepages-(\d{1,12})kB")
@@ -140,7 +142,7 @@ def _device(tree: Tree, name: str) -> str | None:
     devices = tree.path("/sys/dev/char")
     # The node of a module that is not loaded may be there: it is loaded when somebody opens it.
     if devices.is_dir() and not (devices / number).exists():
-        return "no driver is loaded behind it"
+        return ASLEEP
     if not os.access(path, os.R_OK | os.W_OK):
         return "this user may not open it"
     return ""

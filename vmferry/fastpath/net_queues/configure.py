@@ -12,7 +12,7 @@ from vmferry.fastpath.finding import Feature
 from vmferry.vm.spec import Nic, VmSpec
 
 MOST_QUEUES = 8
-_VHOST = "/dev/vhost-net"
+VHOST = "/dev/vhost-net"
 
 
 def configure(spec: VmSpec, host: HostFacts) -> Configured:
@@ -85,10 +85,10 @@ def _vhost_problem(spec: VmSpec, host: HostFacts) -> str:
         )
     if host.net_admin is False:
         return "the tap comes from QEMU's bridge helper"
-    if _VHOST not in host.devices:
-        return f"there is no {_VHOST} (`modprobe vhost_net`)"
-    problem = host.devices[_VHOST]
-    return f"{_VHOST}: {problem}" if problem else ""
+    if VHOST not in host.devices:
+        return f"there is no {VHOST} (`modprobe vhost_net`)"
+    problem = host.devices[VHOST]
+    return f"{VHOST}: {problem}" if problem else ""
 
 
 def _say(reasons: list[Reason], text: str, *, warning: bool = False) -> None:
