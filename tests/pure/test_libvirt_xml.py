@@ -12,6 +12,7 @@ from vmferry.fastpath.configure import configure
 from vmferry.fastpath.facts import HostFacts
 from vmferry.fastpath.finding import Feature
 from vmferry.fastpath.show import as_libvirt, as_qemu
+from vmferry.hypervisor.qemu.command_line import mac_address
 from vmferry.units import MIB
 from vmferry.vm.spec import VmSpec
 
@@ -69,6 +70,7 @@ def test_queues_of_cards(domain: Element) -> None:
     assert attributes(bridge, "source") == {"bridge": "br0"}
     assert attributes(bridge, "mac") == {"address": "52:54:00:00:00:01"}
     assert (user.get("type"), user.find("driver")) == ("user", None)
+    assert attributes(user, "mac") == {"address": mac_address("web", 1)}
 
 
 def test_queues_and_threads_of_disks(domain: Element) -> None:

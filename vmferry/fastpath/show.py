@@ -8,7 +8,7 @@ from vmferry.fastpath.configured import Configured
 from vmferry.fastpath.facts import HostFacts
 from vmferry.fastpath.finding import Feature
 from vmferry.host.paths import instances_dir
-from vmferry.hypervisor.qemu.command_line import command_line
+from vmferry.hypervisor.qemu.command_line import command_line, mac_address
 from vmferry.hypervisor.qemu.instance import InstanceFiles
 from vmferry.hypervisor.qemu.networks import taps_by_hand
 from vmferry.testguest.build import GuestImage, build
@@ -54,7 +54,14 @@ def as_libvirt(configured: Configured, host: HostFacts) -> str:
         or [_NOTHING[feature]]
         for feature in Feature
     }
-    return libvirt_xml(configured.spec, _image(configured.spec), host.cpus, notes)
+    spec = configured.spec
+    # libvirt would draw others, and the guest would take its cards for new ones.
+    nics = [
+        nic.model_copy(update={"mac": nic.mac or mac_address(spec.name, index)})
+        for index, nic in enumerate(spec.nic)
+    ]
+    spec = spec.model_copy(update={"nic": tuple(nics)})
+    return libvirt_xml(spec, _image(spec), host.cpus, notes)
 
 
 def _image(spec: VmSpec) -> GuestImage | None:
