@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from vmferry.testguest.build import GuestImage, kernel_command_line
-from vmferry.units import KIB
+from vmferry.units import KIB, MIB
 from vmferry.vm.cpu_model import CpuModel, parse_cpu_model
 from vmferry.vm.fields import PAGE_SIZES
 from vmferry.vm.spec import Disk, Nic, Scsi, VmSpec
@@ -97,6 +97,12 @@ class _Domain:
     def _memory(self, domain: Element) -> None:
         memory = self._spec.memory
         SubElement(domain, "memory", unit="KiB").text = str(memory.size // KIB)
+        if memory.size % MIB:
+            _comment(
+                domain,
+                "libvirt makes it a whole number of MiB; under TCG with QEMU before 9.0 such a VM "
+                "loses writes in a move",
+            )
         self._note(domain, "large-pages")
         if memory.backend == "hugepages":
             page = memory.page_size or PAGE_SIZES[0]
