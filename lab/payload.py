@@ -6,7 +6,10 @@ as a disk that holds nothing but an archive: by the agent it took longer than al
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import shutil
 import tarfile
 import tempfile
 from pathlib import Path
@@ -19,6 +22,8 @@ from lab.machine import PAYLOAD_BYTES
 from vmferry.testguest import build as testguest
 
 _CACHE_INSIDE = "root/.cache/vmferry/testguest"
+# Other checkouts have payloads of their own here, and may be about to send them.
+_KEPT = 6
 
 
 async def install(agent: Agent) -> None:
@@ -32,12 +37,13 @@ def make(image: Image, say: Say) -> Path:
     """The archive for hosts of this image, from the cache or made now. Raises LabError."""
     guest = testguest.build()
     path = places.cache() / f"vmferry-{_key(image, guest.kernel.parent.name)}.tar"
-    if path.is_file():
+    if _used(path):
         return path
     with locked("payload", say, "another command packs vmferry: waiting for it"):
-        for old in places.cache().glob("vmferry-*.tar"):
-            old.unlink()
-        with tempfile.TemporaryDirectory(dir=places.cache(), prefix="building-") as work:
+        if _used(path):
+            return path
+        _sweep()
+        with tempfile.TemporaryDirectory(dir=places.cache(), prefix="packing-") as work:
             root = Path(work) / "root"
             root.mkdir()
             python_parts.install_code(root, image.toolbox)
@@ -52,6 +58,23 @@ def make(image: Image, say: Say) -> Path:
                 file.truncate(PAYLOAD_BYTES)
             draft.rename(path)
     return path
+
+
+def _used(path: Path) -> bool:
+    """Whether it is there; it then is the last one to be removed."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
+        return True
+    return False
+
+
+def _sweep() -> None:
+    """Remove what killed packers left, and payloads that were used long ago; the lock is held."""
+    for left in places.cache().glob("packing-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    payloads = sorted(places.cache().glob("vmferry-*.tar"), key=lambda one: one.stat().st_mtime)
+    for old in payloads[: -_KEPT + 1]:
+        old.unlink()
 
 
 def _owned_by_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
