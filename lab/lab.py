@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import secrets
 import shutil
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,9 @@ from vmferry.errors import UsageError
 _UP_SECONDS = 60.0
 # struct sockaddr_un has 108 bytes for the path and the zero that ends it.
 _SOCKET_PATH_MAX = 107
+_OWN = "own-"
+# One whose record is in the runtime folder of another login may be just starting.
+_YOUNG_SECONDS = 600.0
 
 
 def _quiet(_: str) -> None:
@@ -94,7 +98,7 @@ class Lab:
 
 def own_name() -> str:
     """A name that no other lab has."""
-    return f"own-{secrets.token_hex(3)}"
+    return f"{_OWN}{secrets.token_hex(3)}"
 
 
 async def start(name: str, hosts: int, options: Options, say: Say, *, own: bool = False) -> Lab:
@@ -131,8 +135,22 @@ def sweep() -> None:
     for name in places.names():
         with contextlib.suppress(LabError):
             found = record.load(name)
-            if found is not None and found.owner is not None and not found.owner.alive():
+            if found is None:
+                dead = name.startswith(_OWN) and _lost_its_record(name)
+            else:
+                dead = found.owner is not None and not found.owner.alive()
+            if dead:
                 remove(name)
+
+
+def _lost_its_record(name: str) -> bool:
+    """Whether only disks are left: the runtime folder goes with the session or the boot."""
+    disks = places.state(name)
+    try:
+        old = time.time() - disks.stat().st_mtime > _YOUNG_SECONDS
+    except OSError:
+        return False
+    return old and not any(process.of_folder(disks))
 
 
 def _running(name: str, hosts: int, options: Options) -> Lab | None:
@@ -178,9 +196,9 @@ async def _start_from(
     own: bool,
 ) -> Lab:
     known = Record(name, options, (), ready=False, owner=record.own_process() if own else None)
-    places.state(name).mkdir(mode=0o700)
     places.runtime(name).mkdir(mode=0o700)
     known.save()
+    places.state(name).mkdir(mode=0o700)
     hosts = []
     for index in range(count):
         files = _files(name, index)

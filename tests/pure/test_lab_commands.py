@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,24 @@ def test_lab_of_a_dead_owner_is_swept_and_of_a_living_one_is_not() -> None:
     _record("lab", None)
     labs.sweep()
     assert places.names() == ["lab", "own-2"]
+
+
+def _disks(name: str, *, age: float) -> Path:
+    folder = places.state(name)
+    folder.mkdir()
+    (folder / "a.qcow2").touch()
+    os.utime(folder, (time.time() - age, time.time() - age))
+    return folder
+
+
+def test_disks_whose_record_went_with_the_boot_are_swept() -> None:
+    old, young = _disks("own-1", age=3600), _disks("own-2", age=1)
+    common, used = _disks("lab", age=3600), _disks("own-3", age=3600)
+    words = ["-name", "guest=x", f"file={used}/a.qcow2"]
+    with subprocess.Popen([sys.executable, "-c", "input()", *words], stdin=subprocess.PIPE) as one:
+        labs.sweep()
+        one.communicate(b"\n")
+    assert [path.exists() for path in (old, young, common, used)] == [False, True, True, True]
 
 
 def test_lab_whose_hosts_ended_says_so() -> None:
