@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import os
 import shutil
 import signal
@@ -32,6 +33,10 @@ from vmferry.units import (
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 _LATE = 124  # as of timeout(1)
+_ROOM = (
+    "the lab needs some gigabytes in ~/.cache and ~/.local/state (XDG_CACHE_HOME, XDG_STATE_HOME); "
+    "`./dev lab clean` frees what was built"
+)
 T = TypeVar("T")
 
 
@@ -53,6 +58,13 @@ def main() -> None:
     except BrokenPipeError:
         _forget_output()
         status = BROKEN_PIPE
+    except OSError as error:
+        # While it builds and packs, any write may fail.
+        where = f": {error.filename}" if error.filename else ""
+        say(f"{error.strerror or error}{where}")
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            sys.stderr.write(f"  {_ROOM}\n")
+        status = LAB_FAILED
     sys.exit(status)
 
 
