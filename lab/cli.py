@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from lab import image as images
 from lab import lab as labs
-from lab import places, record, terminal
+from lab import places, process, record, terminal
 from lab.errors import LAB_FAILED, LabError
 from lab.lab import Lab
 from lab.machine import Options
@@ -184,8 +184,13 @@ def _link(arguments: argparse.Namespace) -> int:
 
 
 def _clean(_: argparse.Namespace) -> int:
-    if record.load(places.COMMON) is not None:
-        raise UsageError("a lab is up", hint="`./dev lab down` ends it")
+    # Also those of tests and benchmarks run from what was built.
+    running = any(process.of_folder(places.runtime(places.COMMON).parent))
+    if running or record.load(places.COMMON) is not None:
+        raise UsageError(
+            "a lab is up",
+            hint="`./dev lab down` ends it; one of a test or benchmark ends with that",
+        )
     say(f"{format_size(images.clean())} freed")
     return 0
 
