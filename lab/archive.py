@@ -78,14 +78,16 @@ def debian_sources(known: list[Source], suite: str, mirror: str | None, keyring:
 
     Raises LabError where it knows none.
     """
-    debian = [one for one in known if one.origin == "Debian" and one.label == "Debian"]
+    # A disc that the machine was installed from has no other release.
+    online = [one for one in known if not one.site.startswith("cdrom:")]
+    debian = [one for one in online if one.origin == "Debian" and one.label == "Debian"]
     if mirror:
         entries = [(mirror, [suite])]
     elif debian:
         has_updates = any(one.release.endswith("-updates") for one in debian)
         suites = [suite, f"{suite}-updates"] if has_updates else [suite]
         entries = [(debian[0].site, suites)]
-        security = [one.site for one in known if one.label == "Debian-Security"]
+        security = [one.site for one in online if one.label == "Debian-Security"]
         entries += [(site, [f"{suite}-security"]) for site in security[:1]]
     else:
         raise LabError(
@@ -116,7 +118,8 @@ class Archive:
         known = [] if mirror else machine_sources()
         text = debian_sources(known, suite, mirror, _keyring())
         (folder / "sources.d" / "lab.sources").write_text(text)
-        self._apt("update", hint="is the network there, and does the mirror have that release?")
+        hint = f"is the network there, has the mirror {suite}? {MIRROR_VARIABLE} sets another one"
+        self._apt("update", hint=hint)
 
     def closure(self, *packages: str) -> list[str]:
         """`packages` and all that they depend on. Raises LabError where the archive lacks one."""

@@ -48,6 +48,15 @@ def test_mirror_without_updates_or_security_is_asked_for_none() -> None:
     assert "Suites: trixie\n" in text and "security" not in text
 
 
+def test_disc_that_the_machine_was_installed_from_is_no_mirror() -> None:
+    disc = Source("cdrom://[Debian GNU/Linux 12]/", "bookworm", "Debian", "Debian")
+    assert debian_sources([disc, MAIN], "trixie", None, KEYRING) == debian_sources(
+        [MAIN], "trixie", None, KEYRING
+    )
+    with pytest.raises(LabError, match="no lists of a Debian mirror"):
+        debian_sources([disc], "trixie", None, KEYRING)
+
+
 def test_given_mirror_goes_first() -> None:
     text = debian_sources([], "trixie", "http://other.example/debian", KEYRING)
     assert "URIs: http://other.example/debian\n" in text
