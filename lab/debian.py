@@ -87,7 +87,9 @@ def _unpack_one(package: Path, root: Path) -> None:
         ["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as archive:
         done = subprocess.run(tar, stdin=archive.stdout, capture_output=True, check=False)
-        assert archive.stderr is not None
+        assert archive.stdout is not None and archive.stderr is not None
+        # Where tar has ended early, dpkg-deb would wait for a reader for ever.
+        archive.stdout.close()
         said = archive.stderr.read() + done.stderr
     if archive.returncode or done.returncode:
         words = said.decode(errors="replace").strip()[-1000:]
