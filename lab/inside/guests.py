@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -116,14 +117,22 @@ class Guest:
             raise GuestError(f"'{self.name}' refused {command}: {answer['error']['desc']}")
         return answer["return"]
 
-    def stop(self) -> None:
-        """End it and remove what it left; nothing where it does not run."""
+    def pid(self) -> int | None:
+        """The process of its QEMU while that runs."""
         with contextlib.suppress(OSError, ValueError):
             pid = int((self.folder / "pid").read_text())
-            # Pids are not given out again soon; this host's own guest is told by its folder.
-            if bytes(self.folder) in Path(f"/proc/{pid}/cmdline").read_bytes():
+            # Pids are given out again; this host's own guest is told by its folder.
+            if bytes(self.folder) + b"/" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
+        return None
+
+    def stop(self) -> None:
+        """End it and remove what it left; nothing where it does not run."""
+        pid = self.pid()
+        with contextlib.suppress(OSError):
+            if pid is not None:
                 os.kill(pid, signal.SIGKILL)
-                while Path(f"/proc/{pid}").exists() and _runs(pid):
+                while _runs(pid):
                     time.sleep(0.02)
         subprocess.run(["ip", "link", "delete", self.tap], capture_output=True, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -191,8 +200,7 @@ def _runs(pid: int) -> bool:
 
 def _mac(name: str) -> str:
     """The same on every host, and of no other guest."""
-    number = sum(byte << (8 * (at % 3)) for at, byte in enumerate(name.encode())) & 0xFFFFFF
-    return "52:54:01:" + number.to_bytes(3, "big").hex(":")
+    return "52:54:01:" + hashlib.sha256(name.encode()).digest()[:3].hex(":")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -237,7 +245,8 @@ def main(arguments: list[str]) -> int:
     try:
         if options.command == "list":
             for folder in sorted(FOLDER.iterdir()) if FOLDER.is_dir() else ():
-                print(folder.name)
+                if Guest(folder.name).pid() is not None:
+                    print(folder.name)
             return 0
         guest = Guest(options.name)
         if options.command == "start":
