@@ -81,8 +81,8 @@ def taps_by_hand(spec: VmSpec) -> dict[int, TapByHand]:
 
 
 def release_bridges(spec: VmSpec) -> None:
-    """Remove the bridges that were made for this VM and have nothing on them now."""
-    for name in {nic.bridge for nic in spec.nic if nic.create_bridge and nic.bridge is not None}:
+    """Remove those of this VM's bridges that vmferry made, for it or another, if they are empty."""
+    for name in {nic.bridge for nic in spec.nic if nic.bridge is not None}:
         # It stays where it cannot be removed; it harms nobody.
         with contextlib.suppress(NetworkError):
             remove_unused_bridge(name)
