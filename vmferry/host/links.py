@@ -95,6 +95,9 @@ def _netlink() -> Iterator[IPRoute]:
             if error.code in (errno.EPERM, errno.EACCES):
                 raise NotAllowedError("this user may not change the links of this host") from None
             raise NetworkError(f"the kernel refused to set up the network: {error}") from None
+        except OSError as error:
+            # No netlink here, as in some containers; a VM is stopped all the same.
+            raise NetworkError(f"cannot ask for the links of this host: {error}") from None
 
 
 def _bridge(netlink: IPRoute, name: str) -> Any:
