@@ -123,6 +123,21 @@ CASES = {
 }
 
 
+UNEVEN = {
+    "a card with one busy connection and a small one": net(
+        card(), inside_card(interrupts={"virtio3-input.0": (930, 0), "virtio3-input.1": (0, 70)})
+    ),
+    "a disk with one busy job and a small one": storage(
+        scsi(), disk(interrupts={"virtio4-request": (930, 0), "virtio4-request (33)": (0, 70)})
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNEVEN)
+def test_uneven_load_is_no_misconfiguration(name: str) -> None:
+    assert found(UNEVEN[name]) == []
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_found(name: str) -> None:
     known, expected = CASES[name]

@@ -22,12 +22,16 @@ _QUEUE_NUMBER = re.compile(r"\.(\d+)$")
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """`queues`: interrupts by queue, a queue's input and output together; `shared`: those of a
-    vector that serves all queues; `cpus`: all of them by CPU."""
+    """`rows`: interrupts by queue and CPU, a queue's input and output together; `shared`: those of
+    a vector that serves all queues; `cpus`: all of them by CPU."""
 
-    queues: Mapping[str, int]
+    rows: Mapping[str, PerCpu]
     shared: int
     cpus: PerCpu
+
+    @property
+    def queues(self) -> Mapping[str, int]:
+        return {name: sum(counts) for name, counts in self.rows.items()}
 
     @property
     def total(self) -> int:
@@ -46,6 +50,16 @@ class Spread:
         """The share of the CPU that has most."""
         return max(self.cpus, default=0) / self.total if self.total else 0.0
 
+    @property
+    def concentrated(self) -> bool:
+        """Whether one CPU has the interrupts of all queues in use. One queue that has most of the
+        load gives its CPU most interrupts too, wherever those of the others go."""
+        busy = [
+            row for row in self.rows.values() if self.total and sum(row) >= BUSY_SHARE * self.total
+        ]
+        own = {row.index(max(row)) for row in busy}
+        return self.top_share >= CONCENTRATED and len(own) == 1
+
     def __str__(self) -> str:
         queues = ", ".join(f"{name}: {count:,}" for name, count in sorted(self.queues.items()))
         if self.shared:
@@ -57,27 +71,31 @@ class Spread:
 
 def spread_of(interrupts: Mapping[str, PerCpu]) -> Spread:
     """From the rows of /proc/interrupts of one device; configuration's vector does not count."""
-    queues: dict[str, int] = {}
+    rows: dict[str, PerCpu] = {}
     shared = 0
     cpus: tuple[int, ...] = ()
     for name, counts in interrupts.items():
         if not _serves_queues(name):
             continue
-        cpus = tuple(a + b for a, b in zip_longest(cpus, counts, fillvalue=0))
+        cpus = _sum(cpus, counts)
         if _is_shared(name):
             shared += sum(counts)
             continue
         found = _QUEUE_NUMBER.search(name)
         # virtio-scsi gives all its queues one name; the reader tells them apart by their interrupt.
         queue = f"queue {found[1]}" if found else name
-        queues[queue] = queues.get(queue, 0) + sum(counts)
-    return Spread(queues, shared, cpus)
+        rows[queue] = _sum(rows.get(queue, ()), counts)
+    return Spread(rows, shared, cpus)
 
 
 def shares_one_vector(interrupts: Mapping[str, PerCpu]) -> bool:
     """Whether the driver had too few vectors and put all queues on one."""
     names = [name for name in interrupts if _serves_queues(name)]
     return bool(names) and all(_is_shared(name) for name in names)
+
+
+def _sum(one: PerCpu, other: PerCpu) -> PerCpu:
+    return tuple(a + b for a, b in zip_longest(one, other, fillvalue=0))
 
 
 def _is_shared(name: str) -> bool:

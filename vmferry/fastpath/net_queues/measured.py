@@ -6,7 +6,6 @@ from vmferry.fastpath.facts import Card, Facts, GuestCard
 from vmferry.fastpath.finding import Evidence, Level
 from vmferry.fastpath.spread import (
     BUSY_SHARE,
-    CONCENTRATED,
     FEWEST_INTERRUPTS,
     shares_one_vector,
     spread_of,
@@ -71,7 +70,7 @@ def _by_interrupts(facts: Facts, out: Findings, subject: str, inside: GuestCard)
             *evidence,
             change=LOAD,
         )
-    elif spread.top_share >= CONCENTRATED:
+    elif spread.concentrated:
         out.at(level, _CHECK, subject).wrong(
             f"interrupts of {spread.busy_queues} queues go to one vCPU",
             *evidence,

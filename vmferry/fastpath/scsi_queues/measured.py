@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from vmferry.fastpath.facts import Facts, GuestDisk, StorageController, Thread
 from vmferry.fastpath.finding import Evidence, Level
 from vmferry.fastpath.spread import (
-    CONCENTRATED,
     FEWEST_INTERRUPTS,
     Spread,
     shares_one_vector,
@@ -85,7 +84,7 @@ def _judge_spread(out: Findings, subject: str, spread: Spread, evidence: list[Ev
     elif spread.busy_queues <= 1:
         what = "all requests came by one queue: jobs of one vCPU do not use more"
         place.untold(what, *evidence, change=LOAD)
-    elif spread.top_share >= CONCENTRATED:
+    elif spread.concentrated:
         place.wrong(
             f"interrupts of {spread.busy_queues} queues go to one vCPU",
             *evidence,
