@@ -13,6 +13,7 @@ from tests.pure.catalogue_parts import (
     HOST,
     MQ,
     NO_SUPPORT,
+    blk,
     card,
     disk,
     guest,
@@ -142,6 +143,19 @@ def test_uneven_load_is_no_misconfiguration(name: str) -> None:
 def test_it_is_found(name: str) -> None:
     known, expected = CASES[name]
     assert found(known, expected) == []
+
+
+def test_each_controller_is_compared_with_disks_that_may_be_behind_it() -> None:
+    """The disk that the VM boots from has one queue, and another of the same kind has two."""
+    boot = replace(blk(1), name="boot")
+    disks = (disk("virtio_blk", 1, name="vda", requests=0), disk("virtio_blk", 2))
+    known = Facts(HOST, vm(controllers=(boot, blk(2))), window(), guest(disks=disks))
+    enabled = [one for one in JUDGES[Feature.SCSI_QUEUES](known) if one.check == "scsi-enabled"]
+    assert [one.verdict for one in enabled] == [Verdict.UNUSED, Verdict.OK]
+    both_one = tuple(disk("virtio_blk", 1, name=name) for name in ("vda", "vdb"))
+    limited = replace(known, guest=guest(disks=both_one))
+    enabled = [one for one in JUDGES[Feature.SCSI_QUEUES](limited) if one.check == "scsi-enabled"]
+    assert [one.verdict for one in enabled] == [Verdict.UNUSED, Verdict.MISCONFIGURED]
 
 
 def with_uplink(**calls: int) -> Facts:

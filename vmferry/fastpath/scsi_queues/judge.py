@@ -177,7 +177,11 @@ def _queues_in_use(
     if known:
         shown = {disk.name: len(disk.queues or ()) for disk in known}
         text = ", ".join(f"{name}: {count}" for name, count in sorted(shown.items()))
-        return min(shown.values()), [saw("guest, /sys/block/*/mq", text)]
+        # Which of several controllers a disk is behind, the guest does not say; with more queues
+        # than this one has, it is behind another.
+        counts = shown.values()
+        fits = [count for count in counts if one.queues is not None and count <= one.queues]
+        return max(fits, default=min(counts)), [saw("guest, /sys/block/*/mq", text)]
     if one.virtio is not None and one.virtio.ready is not None:
         other = 2 if _kind(one.model) == "scsi" else 0
         seen = saw(f"QMP x-query-virtio-queue-status, {one.name}", f"{one.virtio.ready} set up")
