@@ -13,6 +13,7 @@ from tests.pure.catalogue_parts import (
     HOST,
     MQ,
     NO_SUPPORT,
+    SEEN,
     blk,
     card,
     disk,
@@ -199,6 +200,13 @@ def test_vhost_threads_tell_of_queues_where_nobody_looked_inside() -> None:
     one_thread = replace(known, window=window(*shares[:1]))
     (spread,) = (one for one in JUDGES[Feature.NET_QUEUES](one_thread) if one.check == "net-spread")
     assert spread.verdict is Verdict.UNTOLD and "--guest-via" in spread.change
+
+
+def test_what_kvm_withholds_from_a_guest_that_halts_by_itself_is_no_finding() -> None:
+    """-overcommit cpu-pm=on: QEMU shows PV spinlocks, and CPUID inside does not."""
+    inside = guest(spinlocks=NO_SUPPORT, kvm_features=SEEN & ~(1 << 7))
+    for known in (Facts(HOST, vm(), window(), inside), Facts(SIX, OWN, AWAY, inside)):
+        assert found(known) == []
 
 
 def test_what_an_unknown_accelerator_lacks_is_no_finding() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from vmferry.fastpath.facts import Facts
+from vmferry.fastpath.facts import Facts, GuestFacts
 from vmferry.fastpath.finding import Level
 from vmferry.fastpath.verdicts import Findings, look_inside, saw
 
 _CHECK = "pv-chosen"
 _REBOOT = "a reboot of the guest"
+# CPUID 0x40000001, eax: PV_UNHALT.
+_UNHALT_BIT = 1 << 7
 
 
 def judge_negotiated(facts: Facts, unhalt: bool | None, hint: bool | None, out: Findings) -> None:
@@ -48,6 +50,14 @@ def judge_negotiated(facts: Facts, unhalt: bool | None, hint: bool | None, out: 
             )
     elif "single CPU" in line:
         place.unused("the guest booted with one CPU", *evidence)
+    elif "no host support" in line and unhalt and _withheld(guest):
+        # KVM takes the bit away where the guest halts without an exit: nobody could wake a waiter.
+        place.unused(
+            "KVM withholds them, as it does where the guest may halt by itself (-overcommit "
+            "cpu-pm=on)",
+            *evidence,
+            saw("guest, CPUID 0x40000001, eax", f"{guest.kvm_features or 0:#x}: bit 7 is not set"),
+        )
     elif "no host support" in line and unhalt:
         place.wrong(
             "the guest booted without PV spinlocks on offer, which are shown to it now",
@@ -64,3 +74,8 @@ def judge_negotiated(facts: Facts, unhalt: bool | None, hint: bool | None, out: 
         place.untold(
             "what the guest's kernel chose is not known", *evidence, why=reason, change=change
         )
+
+
+def _withheld(guest: GuestFacts) -> bool:
+    """Whether CPUID inside lacks what QEMU shows."""
+    return guest.kvm_features is not None and not guest.kvm_features & _UNHALT_BIT
