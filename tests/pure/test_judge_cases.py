@@ -27,7 +27,7 @@ from tests.pure.catalogue_parts import (
     vm,
     window,
 )
-from tests.pure.catalogue_planted import APART, HINT, REALTIME, ZERO_COPY_ON
+from tests.pure.catalogue_planted import APART, HINT, PLANTED, REALTIME, ZERO_COPY_ON
 from vmferry.fastpath.facts import DeepFacts, Facts, Virtio
 from vmferry.fastpath.finding import Feature, Level, Verdict
 from vmferry.fastpath.judges import JUDGES
@@ -200,6 +200,16 @@ def test_vhost_threads_tell_of_queues_where_nobody_looked_inside() -> None:
     one_thread = replace(known, window=window(*shares[:1]))
     (spread,) = (one for one in JUDGES[Feature.NET_QUEUES](one_thread) if one.check == "net-spread")
     assert spread.verdict is Verdict.UNTOLD and "--guest-via" in spread.change
+
+
+def test_yields_alone_are_no_sign_of_missing_spinlocks() -> None:
+    """The counter of yields rises without PV spinlocks too, and no vCPU waited for a core."""
+    known = replace(
+        PLANTED["a named CPU model"],
+        window=window(waited=0.0, vcpu_stats=({"directed_yield_attempted": 90},) * 2),
+    )
+    (effect,) = (one for one in JUDGES[Feature.PV_SPINLOCKS](known) if one.check == "pv-effect")
+    assert effect.verdict is Verdict.UNTOLD
 
 
 def test_what_kvm_withholds_from_a_guest_that_halts_by_itself_is_no_finding() -> None:

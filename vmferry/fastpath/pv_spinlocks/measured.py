@@ -25,7 +25,9 @@ def judge_effective(facts: Facts, unhalt: bool | None, hint: bool | None, out: F
     kicks, seen = _kicks(facts)
     evidence = [*_waits(shares), *seen]
     waited = max(shares, default=0.0)
-    if waited < PREEMPTED and not kicks:
+    used = _used(facts, unhalt)
+    # Yields are counted with the kicks, and come of TLB flushes too: they accuse nobody.
+    if waited < PREEMPTED and not (kicks and used):
         reason = "no vCPU waited for a core, so there was nothing to protect from" if shares else ""
         if facts.window is None:
             reason = "nobody measured on the host"
@@ -42,7 +44,7 @@ def judge_effective(facts: Facts, unhalt: bool | None, hint: bool | None, out: F
             change="pin vCPUs and everything else apart, or kvm-hint-dedicated=off",
             cost="whole cores, or a full stop and start of the VM",
         )
-    elif not _used(facts, unhalt):
+    elif not used:
         place.wrong(
             f"a vCPU waited for a core for {format_share(waited)} of the window, and the guest has "
             "no PV spinlocks",
