@@ -101,6 +101,10 @@ CASES = {
         Facts(guest=guest(disks=(disk(queues=1),))),
         better("scsi-queues", OFFERED, r"sda/mq: 1"),
     ),
+    "all queues on a line that other devices have too": (
+        net(card(), inside_card(interrupts={"virtio3, uhci_hcd:usb1": (900, 2)})),
+        wrong("net-spread", EFFECTIVE, r"all queues together: 902"),
+    ),
     "requests of all queues that end on one vCPU": (
         storage(
             scsi(), disk(interrupts={"virtio4-request": (400, 0), "virtio4-request (33)": (380, 1)})

@@ -18,6 +18,7 @@ CONCENTRATED = 0.9
 FEWEST_INTERRUPTS = 50
 
 _QUEUE_NUMBER = re.compile(r"\.(\d+)$")
+_BY_LINE = re.compile(r"(?:^|, )virtio\d+(?:,|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +100,9 @@ def _sum(one: PerCpu, other: PerCpu) -> PerCpu:
 
 
 def _is_shared(name: str) -> bool:
-    """The kernel's own name is `virtio0-virtqueues`; with INTx it is `virtio0` alone."""
-    return name.endswith("virtqueues") or re.fullmatch(r"virtio\d+", name) is not None
+    """The kernel's own name is `virtio0-virtqueues`; with INTx it is `virtio0`, alone or beside
+    other devices on the same line (`virtio0, uhci_hcd:usb1`)."""
+    return name.endswith("virtqueues") or _BY_LINE.search(name) is not None
 
 
 def _serves_queues(name: str) -> bool:
