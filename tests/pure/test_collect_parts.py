@@ -17,6 +17,7 @@ from vmferry.fastpath.collect_memory import find_ram, parse_smaps
 from vmferry.fastpath.collect_network import Backend, parse_backends
 from vmferry.fastpath.collect_process import OpenFiles, processes, read_open_files, vhost_threads
 from vmferry.fastpath.collect_qom import Asker, Device, read_virtio, virtio_devices
+from vmferry.fastpath.collect_storage import read_controllers
 from vmferry.fastpath.collect_taps import Link, Links
 from vmferry.fastpath.collect_vcpus import accelerator_of
 from vmferry.fastpath.collect_window import role_of
@@ -361,6 +362,31 @@ async def test_kinds_that_may_abort_a_qemu_are_never_asked_for() -> None:
     known = {"/machine/peripheral/n": "vhost-user-device"}
     assert await read_virtio(Asker(answers, {}), known, device, True) is None
     assert answers.asked == []
+
+
+async def test_a_cd_beside_a_disk_is_no_second_disk() -> None:
+    """An installer's or cloud-init's CD is read at boot; it needs neither queue nor thread."""
+    root = "/machine/peripheral"
+    lists = {
+        root: {"s": "child<virtio-scsi-pci>"},
+        f"{root}/s": {"num_queues": "uint32", "virtio-backend": "child<virtio-scsi-device>"},
+        f"{root}/s/virtio-backend": {"s.0": "child<SCSI>"},
+        f"{root}/s/virtio-backend/s.0": {"child[0]": "link<scsi-hd>", "child[1]": "link<scsi-cd>"},
+    }
+    values = {"num_queues": 2, "child[0]": f"{root}/hd", "child[1]": f"{root}/cd"}
+
+    async def answer(command: str, arguments: Mapping[str, Any] | None) -> Any:
+        assert arguments is not None
+        if command == "qom-list":
+            folder = lists.get(arguments["path"], {})
+            return [{"name": name, "type": kind} for name, kind in folder.items()]
+        return values[arguments["property"]]
+
+    read = await read_controllers(Asker(answer, {}), {})
+    assert read is not None
+    (controller,), owners = read
+    assert (controller.queues, controller.disks) == (2, 1)
+    assert owners == {f"{root}/hd": "s", "hd": "s"}
 
 
 def test_our_own_process_can_be_read() -> None:

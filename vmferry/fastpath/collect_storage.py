@@ -12,7 +12,7 @@ from vmferry.fastpath.facts import StorageController
 _MODELS = ("virtio-scsi", "virtio-blk")
 _MAPPING = "iothread-vq-mapping"
 _LINK = re.compile(r"link<(.+)>")
-_DISKS = ("scsi-hd", "scsi-block", "scsi-generic", "scsi-disk", "scsi-cd")
+_DISKS = ("scsi-hd", "scsi-block", "scsi-generic", "scsi-disk")
 
 
 async def read_controllers(
