@@ -105,6 +105,15 @@ CASES = {
         net(card(), inside_card(interrupts={"virtio3, uhci_hcd:usb1": (900, 2)})),
         wrong("net-spread", EFFECTIVE, r"all queues together: 902"),
     ),
+    "one iothread for two disks that are devices of their own": (
+        Facts(
+            HOST,
+            vm(controllers=(blk(), blk(name="blk1"))),
+            window(),
+            guest(disks=(disk("virtio_blk"), disk("virtio_blk", name="vdc"))),
+        ),
+        better("scsi-threads", OFFERED, r"disks of io0 in all: 2"),
+    ),
     "requests of all queues that end on one vCPU": (
         storage(
             scsi(), disk(interrupts={"virtio4-request": (400, 0), "virtio4-request (33)": (380, 1)})
@@ -148,6 +157,13 @@ def test_uneven_load_is_no_misconfiguration(name: str) -> None:
 def test_it_is_found(name: str) -> None:
     known, expected = CASES[name]
     assert found(known, expected) == []
+
+
+def test_disks_that_take_turns_on_several_iothreads_are_right() -> None:
+    """As `vmferry run` gives them to more disks than it makes threads."""
+    turns = tuple(blk(name=f"blk{n}", iothreads=(f"io{n % 2}",)) for n in range(3))
+    known = Facts(HOST, vm(controllers=turns, iothreads={"io0": 5, "io1": 6}), window())
+    assert found(known) == []
 
 
 def test_each_controller_is_compared_with_disks_that_may_be_behind_it() -> None:

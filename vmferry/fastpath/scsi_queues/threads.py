@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vmferry.fastpath.facts import Facts, StorageController
-from vmferry.fastpath.finding import Level
+from vmferry.fastpath.finding import Evidence, Level
 from vmferry.fastpath.verdicts import RESTART, Findings, counted, saw
 
 # From these versions on, `iothread-vq-mapping` spreads a device's queues over several iothreads.
@@ -17,14 +17,18 @@ def judge_threads(facts: Facts, one: StorageController, out: Findings) -> None:
     version = facts.vm.version if facts.vm else (0, 0, 0)
     vcpus = len(facts.vm.vcpus) if facts.vm else 0
     kind = "scsi" if "scsi" in one.model else "blk"
+    mapped = version >= _MAPPING_SINCE[kind]
+    # Where a VM has several threads, disks take turns: more threads than cores gain nothing.
+    only = len((facts.vm.iothreads if facts.vm else None) or ()) == 1
+    served = _disks_of(facts, one.iothreads) if only else one.disks
     evidence = (
         saw(f"QOM {one.name} iothread", one.iothreads or "none: the main loop"),
         saw(f"disks behind {one.name}", one.disks),
+        *_elsewhere(one, served),
         saw("QMP query-version", ".".join(map(str, version))),
     )
-    mapped = version >= _MAPPING_SINCE[kind]
     cost = f"{RESTART}; each iothread can take a core of the host"
-    disks = _disks_of_main_loop(facts)
+    disks = _disks_of(facts, ())
     if vcpus <= 1 or (one.queues or 1) <= 1:
         serves = counted(len(one.iothreads), "iothread") if one.iothreads else "the main loop"
         place.ok(f"{serves} for one queue", *evidence)
@@ -44,7 +48,7 @@ def judge_threads(facts: Facts, one: StorageController, out: Findings) -> None:
             ),
             cost=cost,
         )
-    elif len(one.iothreads) == 1 and one.disks > 1:
+    elif len(one.iothreads) == 1 and served > 1:
         spread = (
             "several iothreads by iothread-vq-mapping (libvirt: <iothreads> in the <driver>)"
             if mapped
@@ -52,7 +56,7 @@ def judge_threads(facts: Facts, one: StorageController, out: Findings) -> None:
             f"{_MAPPING_SINCE[kind][0]}.0 can spread the queues of one over several iothreads)"
         )
         place.better(
-            f"one thread serves {one.queues} queues of {one.disks} disks",
+            f"one thread serves {one.queues} queues, and {served} disks in all",
             *evidence,
             why="queues are a gain inside the guest only, where one thread of the host serves all",
             change=spread,
@@ -64,6 +68,14 @@ def judge_threads(facts: Facts, one: StorageController, out: Findings) -> None:
         place.ok(f"{threads} for {one.queues} queues{more}", *evidence)
 
 
-def _disks_of_main_loop(facts: Facts) -> int:
+def _disks_of(facts: Facts, iothreads: tuple[str, ...]) -> int:
+    """Disks of all controllers that these threads serve; none: the main loop."""
     controllers = (facts.vm.controllers if facts.vm else None) or ()
-    return sum(one.disks for one in controllers if not one.iothreads)
+    return sum(one.disks for one in controllers if one.iothreads == iothreads)
+
+
+def _elsewhere(one: StorageController, served: int) -> tuple[Evidence, ...]:
+    """Further disks of the same iothread; each virtio-blk disk is a device of its own."""
+    if len(one.iothreads) != 1 or served <= one.disks:
+        return ()
+    return (saw(f"disks of {one.iothreads[0]} in all", served),)
