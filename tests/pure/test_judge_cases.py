@@ -222,6 +222,35 @@ def test_vhost_threads_tell_of_queues_where_nobody_looked_inside() -> None:
     assert spread.verdict is Verdict.UNTOLD and "--guest-via" in spread.change
 
 
+def vhost_of(known: Facts) -> list[tuple[Verdict, str]]:
+    found = [one for one in JUDGES[Feature.NET_QUEUES](known) if one.check == "net-vhost"]
+    return [(one.verdict, str(one.evidence[0])) for one in found]
+
+
+def test_where_a_value_was_read_is_what_the_evidence_says() -> None:
+    """Who may not see QEMU's files has vhost from QMP, and the queues always."""
+    blind = card(vhost_queues=None)
+    (verdict, seen) = vhost_of(net(blind, None))[0]
+    assert (verdict, seen) == (
+        Verdict.OK,
+        "QMP x-query-virtio-status, net0, vhost-started: on",
+    )
+    judge = JUDGES[Feature.NET_QUEUES]
+    evidence = [str(at) for one in judge(net(blind, None)) for at in one.evidence]
+    assert "QMP info network, backend of net0: 2 queue pairs" in evidence
+    assert not any("/proc/PID/fd" in one for one in evidence)
+
+
+def test_vhost_rests_while_the_vm_is_paused() -> None:
+    stopped = Virtio(MQ, MQ, vhost=False, virtqueues=5, driver_ok=True)
+    paused = vm(cards=(card(vhost_queues=None, virtio=stopped),), running=False)
+    assert vhost_of(Facts(HOST, paused, window())) == []
+    runs = replace(paused, running=True)
+    assert [verdict for verdict, _ in vhost_of(Facts(HOST, runs, window()))] == [
+        Verdict.MISCONFIGURED
+    ]
+
+
 def test_yields_alone_are_no_sign_of_missing_spinlocks() -> None:
     """The counter of yields rises without PV spinlocks too, and no vCPU waited for a core."""
     known = replace(

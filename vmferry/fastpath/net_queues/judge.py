@@ -40,7 +40,7 @@ def judge(facts: Facts) -> list[Finding]:
     if not pairs:
         for level in Level:
             out.at(level, "net-cards").unused(
-                "there is no network card", saw("QMP query-pci", "none")
+                "there is no network card", saw("QMP qom-list /machine, network cards", "none")
             )
     for pair in pairs:
         judge_offered(facts, pair, out)

@@ -35,7 +35,7 @@ def judge_offered(facts: Facts, pair: CardPair, out: Findings) -> None:
         out.at(level, "net-queues", subject).untold(
             "the queues of the backend or the number of vCPUs could not be read",
             *evidence,
-            change="audit as the user who runs QEMU, or as root: /proc/PID/fd has the queues",
+            change="see that QEMU answers query-cpus-fast and `info network` on QMP, and repeat",
             why=reason,
         )
         return
@@ -45,7 +45,7 @@ def judge_offered(facts: Facts, pair: CardPair, out: Findings) -> None:
 
 
 def _backend_evidence(card: Card) -> tuple[Evidence, ...]:
-    found = [saw(f"/proc/PID/fd, backend of {card.name}", _pairs_of_queues(card.queues))]
+    found = [saw(f"QMP info network, backend of {card.name}", _pairs_of_queues(card.queues))]
     if card.tap is not None:
         shared = "multi_queue" if card.tap.multi_queue else "one queue (no multi_queue)"
         found.append(saw(f"rtnetlink, tap {card.tap.name}", shared))
@@ -133,14 +133,19 @@ def _vhost(facts: Facts, card: Card, queues: int, out: Findings) -> None:
     if card.netdev != "tap" or vm is None or vm.accelerator != "kvm":
         return
     served = card.vhost_queues
+    opened = saw(f"/proc/{vm.pid or 'PID'}/fd", f"/dev/vhost-net opened {served} times")
     if served is None and card.virtio is not None and card.virtio.driver_ok:
+        if not card.virtio.vhost and vm.running is not True:
+            # QEMU stops vhost together with the vCPUs.
+            return
         served = queues if card.virtio.vhost else 0
+        opened = saw(f"QMP x-query-virtio-status, {card.name}, vhost-started", card.virtio.vhost)
     if served is None:
         return
     devices = facts.host.devices if facts.host else {}
     there = devices.get("/dev/vhost-net", "not there") or "there"
     found = (
-        saw(f"/proc/{vm.pid or 'PID'}/fd", f"/dev/vhost-net opened {served} times"),
+        opened,
         saw("/dev/vhost-net", there if facts.host else None),
     )
     if served >= queues:
@@ -148,7 +153,8 @@ def _vhost(facts: Facts, card: Card, queues: int, out: Findings) -> None:
             "the kernel serves every queue (vhost-net)", *found
         )
         return
-    add = "" if there == "there" or not facts.host else "modprobe vhost_net on the host, then "
+    missing = facts.host is not None and "/dev/vhost-net" not in devices
+    add = "modprobe vhost_net on the host, then " if missing else ""
     place = out.at(Level.OFFERED, "net-vhost", card.name)
     (place.wrong if queues > 1 else place.better)(
         f"without vhost, QEMU's main loop copies the packets of {counted(queues, 'queue')}",

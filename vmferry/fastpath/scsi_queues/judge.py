@@ -36,7 +36,7 @@ def judge(facts: Facts) -> list[Finding]:
         for one in used:
             _controller(facts, one, out)
         if not used:
-            _nothing(out, saw("QMP query-block", "no disk on virtio-scsi or virtio-blk"))
+            _nothing(out, saw("QMP qom-list /machine, disks on virtio-scsi or virtio-blk", "none"))
     elif disks is not None:
         _inside_alone(facts, disks, out)
     else:

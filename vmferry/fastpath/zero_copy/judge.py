@@ -113,7 +113,12 @@ def _in_use(facts: Facts, evidence: Evidence, out: Findings) -> None:
     served = [card for card in cards if card.vhost_queues != 0 and _maybe_vhost(card)]
     if not served:
         for level in (Level.NEGOTIATED, Level.EFFECTIVE):
-            seen = saw("/proc/PID/fd", "no /dev/vhost-net")
+            known = all(card.vhost_queues is not None for card in cards)
+            seen = (
+                saw("/proc/PID/fd", "no /dev/vhost-net")
+                if known
+                else saw("QMP x-query-virtio-status, vhost-started", False)
+            )
             out.at(level, "zcopy").unused("no card of this VM is served by vhost", seen)
     for card in served:
         place = out.at(Level.NEGOTIATED, "zcopy-vhost", card.name)
