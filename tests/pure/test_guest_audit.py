@@ -152,6 +152,22 @@ def test_counts_of_the_window(tree: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert facts.busy == pytest.approx((60 / 90, 10 / 100), abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "KVM setup paravirtual spinlock",
+        "PV qspinlock hash table entries: 256 (order: 0, 4096 bytes)",
+        "kvm-guest: PV spinlocks enabled",
+    ],
+)
+def test_the_kernels_line_on_spinlocks(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Linux 3.12, 4.2 and 5.9 began to write it."""
+    log = f"<6>[    0.1] x2apic enabled\n<6>[    0.207306] {line}\n<6>[    0.3] x86: Booted up\n"
+    monkeypatch.setattr(guest_audit, "kernel_log", lambda: log)
+    monkeypatch.setattr(guest_audit, "clock_facts", lambda reader: {})
+    assert guest_audit.collect("", 0.0)["spinlocks"] == line
+
+
 def test_nothing_is_there(tmp_path: Path) -> None:
     facts = read(tmp_path)
     assert (facts.cards, facts.disks, facts.steal, facts.busy) == (None, None, None, None)

@@ -39,6 +39,7 @@ OWN = vm(pinned=APART, features=HINT)
 QUIET = tuple(thread("vcpu", n, 0.4, 0.0, n) for n in range(2))
 AWAY = window(*QUIET, thread("main", 0, 0.05, 0.0, 2))
 SIX = replace(HOST, cpus=6)
+QSPINLOCKS = "PV qspinlock hash table entries: 256 (order: 0, 4096 bytes)"
 
 
 def found(known: Facts, *expected: Expected) -> list[str]:
@@ -130,6 +131,14 @@ CASES = {
     "a guest that booted where no PV spinlocks were": (
         Facts(HOST, vm(), window(), guest(spinlocks=NO_SUPPORT)),
         wrong("pv-chosen", NEGOTIATED, r"no host support"),
+    ),
+    "a guest with the kernel of RHEL 7": (
+        Facts(HOST, vm(), window(), guest(spinlocks="KVM setup paravirtual spinlock")),
+        Expected("pv-chosen", NEGOTIATED, Verdict.OK, r"KVM setup"),
+    ),
+    "a guest with the kernel of RHEL 8": (
+        Facts(HOST, vm(), window(), guest(spinlocks=QSPINLOCKS)),
+        Expected("pv-chosen", NEGOTIATED, Verdict.OK, r"PV qspinlock hash"),
     ),
     "a guest that booted with the hint": (
         Facts(HOST, vm(), window(), guest(spinlocks=REALTIME)),

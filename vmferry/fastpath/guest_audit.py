@@ -395,7 +395,7 @@ def collect(root: str, seconds: float) -> "Facts":
         return None if names is None else [one for one in found if one]
 
     log = "" if root else reader.guard("spinlocks", kernel_log) or ""
-    spinlocks = log_line(log, "PV spinlocks|paravirtual spinlock")
+    spinlocks = log_line(log, "PV spinlocks|paravirtual spinlock|PV qspinlock hash")
     if log and not spinlocks:
         reader.unread["spinlocks"] = "no such line in the kernel's log, or it was overwritten"
     unstable = log_line(log, "Marking (TSC|clocksource 'tsc') .*unstable") or ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vmferry.fastpath.cores import waited_shares
 from vmferry.fastpath.facts import Facts
 from vmferry.fastpath.finding import Evidence, Level
+from vmferry.fastpath.pv_spinlocks.negotiated import says_enabled
 from vmferry.fastpath.verdicts import Findings, saw
 from vmferry.units import format_share
 
@@ -67,7 +68,7 @@ def _used(facts: Facts, unhalt: bool | None) -> bool:
     line = (guest.spinlocks if guest else None) or ""
     if "nopvspin" in words or "disabled" in line:
         return False
-    return "enabled" in line or unhalt is not False
+    return says_enabled(line) or unhalt is not False
 
 
 def _waits(shares: list[float]) -> list[Evidence]:

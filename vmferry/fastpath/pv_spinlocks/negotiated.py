@@ -32,7 +32,7 @@ def judge_negotiated(facts: Facts, unhalt: bool | None, hint: bool | None, out: 
             change="take nopvspin out of the guest's kernel command line",
             cost=_REBOOT,
         )
-    elif "enabled" in line:
+    elif says_enabled(line):
         place.ok("the guest's kernel uses PV spinlocks", *evidence)
     elif "REALTIME" in line:
         if hint is False:
@@ -74,6 +74,12 @@ def judge_negotiated(facts: Facts, unhalt: bool | None, hint: bool | None, out: 
         place.untold(
             "what the guest's kernel chose is not known", *evidence, why=reason, change=change
         )
+
+
+def says_enabled(line: str) -> bool:
+    """Whether a line of the kernel's log says that it uses them. Before Linux 5.9 only the table
+    of waiters is announced (RHEL 8), and before 4.2 the ticket locks (RHEL 7)."""
+    return "enabled" in line or "PV qspinlock hash" in line or "setup paravirtual" in line
 
 
 def _withheld(guest: GuestFacts) -> bool:
