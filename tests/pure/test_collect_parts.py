@@ -255,6 +255,10 @@ def test_a_tap_knows_the_cards_behind_its_bridge() -> None:
     assert alone is not None
     assert (alone.bridge, alone.bridge_ports, alone.uplinks) == ("", (), {})
     assert links.tap("eth0") is None
+    tunnel = link(9, "vxlan7", "vxlan", master=2)
+    out = Links({one.name: one for one in (*found[:2], tunnel)}).tap("tap0")
+    assert out is not None
+    assert out.uplinks == {"vxlan7": None}
     assert links.tap("gone") is None
     assert links.counters("tap1") == {"sent_packets": 8}
 

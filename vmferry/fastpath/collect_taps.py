@@ -28,6 +28,8 @@ _ETHTOOL_GSG = 0x18
 _DEPTH_MOST = 8
 # A software host takes seconds to load the library.
 _ANSWER_SECONDS = 15.0
+# Ways out of the machine without a card of their own: where these lead is for routes to say.
+_TUNNELS = ("vxlan", "geneve", "gretap", "ip6gretap", "erspan")
 # As the guest sees it: what it sends, the tap receives.
 _COUNTERS = {
     "sent_packets": "rx_packets",
@@ -78,9 +80,9 @@ class Links:
             mtu=link.mtu,
             bridge_ports=tuple(port.name for port in ports),
             uplinks={
-                port.name: found[0].scatter_gather
+                port.name: found[0].scatter_gather if found else None
                 for port in ports
-                if (found := self._real(port, _DEPTH_MOST))
+                if (found := self._real(port, _DEPTH_MOST)) or port.kind in _TUNNELS
             },
         )
 

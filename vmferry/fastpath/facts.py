@@ -53,8 +53,8 @@ class Tap:
     """A tap by rtnetlink. `disabled` queues were offered and the guest does not use them.
 
     `bridge_ports` are the other ports of its bridge; `uplinks` those of them that are real cards
-    (with a `device` in sysfs, bonds and VLANs of such too), each with whether scatter-gather is
-    on; None where nobody looked."""
+    (with a `device` in sysfs, bonds and VLANs of such too) or tunnels, each with whether
+    scatter-gather is on (None: not known); None as a whole where nobody looked."""
 
     name: str
     multi_queue: bool
