@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmferry.fastpath import collect_deep as deep
+from vmferry.fastpath import collect_window
 from vmferry.fastpath.collect_memory import find_ram, parse_smaps
 from vmferry.fastpath.collect_network import Backend, parse_backends
 from vmferry.fastpath.collect_process import OpenFiles, processes, read_open_files, vhost_threads
@@ -22,8 +23,10 @@ from vmferry.fastpath.collect_taps import Link, Links
 from vmferry.fastpath.collect_vcpus import accelerator_of
 from vmferry.fastpath.collect_window import role_of
 from vmferry.fastpath.facts import Vcpu, VmFacts
+from vmferry.host.process import ProcessId
 from vmferry.host.threads import ThreadTimes
 from vmferry.hypervisor.qemu.qmp import QmpError, QmpGone, QmpMute
+from vmferry.hypervisor.qemu.side import QemuSide
 
 # As QEMU 7.2 prints it for a two-queue tap that was passed by descriptors, a user network, and a
 # backend that no card is joined to.
@@ -280,6 +283,17 @@ def test_roles_of_threads() -> None:
     }
     for (tid, name), role in roles.items():
         assert role_of(ThreadTimes(tid, name, 0.0, 0.0), vm) == role
+
+
+def test_a_kernel_that_does_not_count_is_not_taken_for_idle_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    side = QemuSide(Path("/nowhere"), ProcessId(7, 1, "boot"), ours=False)
+    times = [ThreadTimes(7, "qemu-system-x86", 0.0, 0.0), ThreadTimes(8, "CPU 0/KVM", 0.0, 0.0)]
+    monkeypatch.setattr(collect_window, "thread_times", lambda pid: times)
+    assert collect_window.WindowReader(side)._thread_times() == {}
+    times.append(ThreadTimes(9, "CPU 1/KVM", 0.5, 0.1))
+    assert set(collect_window.WindowReader(side)._thread_times()) == {7, 8, 9}
 
 
 class Answers:

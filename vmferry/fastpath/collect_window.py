@@ -92,7 +92,8 @@ class WindowReader:
         for tid in self._kernel_threads:
             with contextlib.suppress(OSError, ValueError, IndexError):
                 found[tid] = times_of(tid, tid, f"vhost-{self._pid}")
-        return found
+        # Linux before 5.14 writes zeros where neither schedstats nor delayacct is on.
+        return found if any(one.ran for one in found.values()) else {}
 
     async def _vcpu_stats(self) -> dict[str, dict[str, int]] | None:
         told = await self._asker.ask("vcpu_stats", "query-stats", {"target": "vcpu"})
