@@ -223,6 +223,15 @@ def test_without_tracefs_nothing_is_counted(tmp_path: Path) -> None:
     assert "tracefs" in probes.problem
 
 
+def test_probes_of_a_killed_audit_with_our_number_do_not_hold_us_up(tmp_path: Path) -> None:
+    group = f"vmferry_{os.getpid()}"
+    (tmp_path / "kprobe_events").write_text(f"p:{group}/handle_tx_copy handle_tx_copy\n")
+    (tmp_path / "instances" / group).mkdir(parents=True)
+    with deep.TransmitProbes([tmp_path]) as probes:
+        assert "exists" not in probes.problem
+    assert f"-:{group}/handle_tx_copy" in (tmp_path / "kprobe_events").read_text()
+
+
 def link(index: int, name: str, kind: str = "", **fields: Any) -> Link:
     values: dict[str, Any] = {
         "mtu": 1500,
