@@ -106,6 +106,10 @@ CASES = {
         net(card(), inside_card(interrupts={"virtio3, uhci_hcd:usb1": (900, 2)})),
         wrong("net-spread", EFFECTIVE, r"all queues together: 902"),
     ),
+    "the main loop for two disks that are devices of their own": (
+        Facts(HOST, vm(controllers=(blk(iothreads=()), blk(name="b", iothreads=()))), window()),
+        better("scsi-threads", OFFERED, r"disks of the main loop in all: 2"),
+    ),
     "one iothread for two disks that are devices of their own": (
         Facts(
             HOST,

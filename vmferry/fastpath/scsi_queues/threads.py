@@ -20,7 +20,7 @@ def judge_threads(facts: Facts, one: StorageController, out: Findings) -> None:
     mapped = version >= _MAPPING_SINCE[kind]
     # Where a VM has several threads, disks take turns: more threads than cores gain nothing.
     only = len((facts.vm.iothreads if facts.vm else None) or ()) == 1
-    served = _disks_of(facts, one.iothreads) if only else one.disks
+    served = _disks_of(facts, one.iothreads) if only or not one.iothreads else one.disks
     evidence = (
         saw(f"QOM {one.name} iothread", one.iothreads or "none: the main loop"),
         saw(f"disks behind {one.name}", one.disks),
@@ -28,15 +28,14 @@ def judge_threads(facts: Facts, one: StorageController, out: Findings) -> None:
         saw("QMP query-version", ".".join(map(str, version))),
     )
     cost = f"{RESTART}; each iothread can take a core of the host"
-    disks = _disks_of(facts, ())
     if vcpus <= 1 or (one.queues or 1) <= 1:
         serves = counted(len(one.iothreads), "iothread") if one.iothreads else "the main loop"
         place.ok(f"{serves} for one queue", *evidence)
-    elif not one.iothreads and disks <= 1:
+    elif not one.iothreads and served <= 1:
         place.ok("QEMU's main loop serves this one disk; an iothread would take it off", *evidence)
     elif not one.iothreads:
         place.better(
-            f"QEMU's main loop serves all {one.queues} queues, and {disks} disks in all",
+            f"QEMU's main loop serves all {one.queues} queues, and {served} disks in all",
             *evidence,
             why=(
                 "the main loop also serves QMP, the console and cards without vhost, and is one "
@@ -75,7 +74,7 @@ def _disks_of(facts: Facts, iothreads: tuple[str, ...]) -> int:
 
 
 def _elsewhere(one: StorageController, served: int) -> tuple[Evidence, ...]:
-    """Further disks of the same iothread; each virtio-blk disk is a device of its own."""
-    if len(one.iothreads) != 1 or served <= one.disks:
+    """Further disks of the same thread; each virtio-blk disk is a device of its own."""
+    if served <= one.disks:
         return ()
-    return (saw(f"disks of {one.iothreads[0]} in all", served),)
+    return (saw(f"disks of {', '.join(one.iothreads) or 'the main loop'} in all", served),)
