@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
+from tests.pure.catalogue_parts import vm
 from vmferry.errors import UsageError
 from vmferry.fastpath.audit import Audit, Judge, Request, audit, judged
 from vmferry.fastpath.facts import Facts
@@ -145,6 +147,15 @@ def test_what_cannot_be_told_is_grouped_by_what_lets_it_be_told() -> None:
     assert lines.count("cannot be told:") == 2
     assert lines.count("  to tell: look inside") == 1
     assert lines[-1] == "vm1: 3 cannot be told"
+
+
+def test_a_vm_that_is_paused_is_named_as_the_reason() -> None:
+    """Load and a booted guest, which the findings ask for, would not help."""
+    found = made(finding(Verdict.UNTOLD))
+    paused = replace(found, facts=Facts(vm=vm(running=False)))
+    assert "the VM is paused" in "\n".join(describe(paused))
+    runs = replace(found, facts=Facts(vm=vm()))
+    assert "paused" not in "\n".join(describe(runs))
 
 
 def test_all_is_well() -> None:

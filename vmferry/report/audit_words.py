@@ -15,6 +15,9 @@ from vmferry.fastpath.finding import Finding, Level, Verdict
 WIDTH = 100
 NO_QUESTION = "-"
 _HEADINGS = ("FAST PATH", *(level.name for level in Level))
+_STANDS_STILL = (
+    "the VM is paused: let it run (QMP `cont`) and audit again, since it does nothing to measure"
+)
 _SHOWN = (Verdict.MISCONFIGURED, Verdict.BETTER)
 
 
@@ -37,6 +40,8 @@ def describe(audit: Audit) -> list[str]:
             if finding.verdict is verdict:
                 lines += ["", *_finding(finding)]
     lines += _untold([one for one in audit.findings if one.verdict is Verdict.UNTOLD])
+    if audit.facts.vm is not None and audit.facts.vm.running is False:
+        lines += ["", _STANDS_STILL]
     return [*lines, "", summary(audit)]
 
 
