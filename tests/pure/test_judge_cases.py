@@ -254,6 +254,22 @@ def test_where_a_value_was_read_is_what_the_evidence_says() -> None:
     assert not any("/proc/PID/fd" in one for one in evidence)
 
 
+def test_who_may_not_see_the_tap_is_told_to_audit_as_root() -> None:
+    blind = card(tap=None)
+    known = Facts(HOST, vm(cards=(blind,), unread={"taps": "this user may not see it"}), window())
+    (enabled,) = (one for one in JUDGES[Feature.NET_QUEUES](known) if one.check == "net-enabled")
+    assert enabled.verdict is Verdict.UNTOLD
+    assert "this user may not see it" in enabled.why
+    assert "as root" in enabled.change
+
+
+def test_what_only_the_host_can_measure_is_asked_for_there() -> None:
+    judge = JUDGES[Feature.PV_SPINLOCKS]
+    (effect,) = (one for one in judge(Facts(guest=guest())) if one.check == "pv-effect")
+    assert effect.verdict is Verdict.UNTOLD
+    assert "on the host" in effect.change
+
+
 def test_vhost_rests_while_the_vm_is_paused() -> None:
     stopped = Virtio(MQ, MQ, vhost=False, virtqueues=5, driver_ok=True)
     paused = vm(cards=(card(vhost_queues=None, virtio=stopped),), running=False)

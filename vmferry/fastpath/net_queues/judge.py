@@ -119,6 +119,9 @@ def _enabled(
     in_use = queues_in_use(pair)
     if in_use is None or offered is None:
         reason, change = look_inside(facts.no_guest)
+        unseen = facts.vm.unread.get("taps") if facts.vm else None
+        if card is not None and card.netdev == "tap" and card.tap is None and unseen:
+            reason, change = f"{unseen}; {reason}", f"audit as root; or {change}"
         out.at(level, check, subject).untold(
             "how many queues the guest uses is not to be seen from here",
             *evidence,

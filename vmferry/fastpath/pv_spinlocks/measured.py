@@ -6,7 +6,7 @@ from vmferry.fastpath.cores import waited_shares
 from vmferry.fastpath.facts import Facts
 from vmferry.fastpath.finding import Evidence, Level
 from vmferry.fastpath.pv_spinlocks.negotiated import says_enabled
-from vmferry.fastpath.verdicts import Findings, saw
+from vmferry.fastpath.verdicts import NAME_A_VM, Findings, saw
 from vmferry.units import format_share
 
 # A vCPU that is ready and without a core for less than this is not held up: an interrupt, a timer.
@@ -35,7 +35,8 @@ def judge_effective(facts: Facts, unhalt: bool | None, hint: bool | None, out: F
         elif not shares:
             reason = facts.window.unread.get("threads", "the vCPUs' threads could not be read")
         what = "whether they take effect shows only where vCPUs wait for cores"
-        place.untold(what, *evidence, why=reason, change=LOAD)
+        change = f"on the host: {NAME_A_VM}; {LOAD}" if facts.window is None else LOAD
+        place.untold(what, *evidence, why=reason, change=change)
     elif hint and waited >= PREEMPTED:
         place.wrong(
             f"a vCPU waited for a core for {format_share(waited)} of the window, and the guest "
