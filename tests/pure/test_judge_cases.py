@@ -213,6 +213,14 @@ def test_zero_copy_is_told_by_the_calls_that_were_counted() -> None:
     assert zero_copy_effect(with_uplink(handle_tx_copy=3)) is Verdict.UNTOLD
 
 
+def test_acknowledgements_are_no_load_of_short_packets() -> None:
+    known = with_uplink()
+    short = {"sent_packets": 9000, "sent_bytes": 9000 * 66, "received_packets": 18_000}
+    for received, verdict in ((90_000, Verdict.MISCONFIGURED), (27 << 20, Verdict.UNTOLD)):
+        taps = {"plant": {**short, "received_bytes": received}}
+        assert zero_copy_effect(replace(known, window=window(taps=taps))) is verdict
+
+
 @pytest.mark.parametrize(
     ("ratio", "verdict"),
     [(12.5, Verdict.OK), (2.0, Verdict.UNTOLD), (1.0, Verdict.MISCONFIGURED)],
