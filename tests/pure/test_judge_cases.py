@@ -262,6 +262,13 @@ def test_where_a_value_was_read_is_what_the_evidence_says() -> None:
     assert not any("/proc/PID/fd" in one for one in evidence)
 
 
+def test_a_passed_through_card_with_the_same_address_is_another_one() -> None:
+    """net_failover: the VF has the address of the virtio card that it stands in for."""
+    function = inside_card(1, 1, name="ens10", driver="mlx5_core")
+    known = replace(net(card(), None), guest=guest(cards=(inside_card(), function)))
+    assert found(known) == []
+
+
 def test_who_may_not_see_the_tap_is_told_to_audit_as_root() -> None:
     blind = card(tap=None)
     known = Facts(HOST, vm(cards=(blind,), unread={"taps": "this user may not see it"}), window())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vmferry.fastpath.facts import Card, Facts, GuestCard
@@ -42,18 +43,25 @@ def pairs_of(facts: Facts) -> list[CardPair] | None:
         return None
     if cards is None:
         return [CardPair(None, one, vcpus) for one in inside or ()]
-    by_mac = {one.mac.lower(): one for one in inside or () if one.mac}
     virtio = [card for card in cards if card.model.startswith("virtio")]
     drivers = [one for one in inside or () if one.driver.startswith("virtio")]
     alone = drivers[0] if len(virtio) == 1 and len(drivers) == 1 else None
     return [
         CardPair(
             card,
-            by_mac.get(card.mac.lower()) if card.mac else alone if card in virtio else None,
+            _inside(card, inside or ()) if card.mac else alone if card in virtio else None,
             vcpus,
         )
         for card in cards
     ]
+
+
+def _inside(card: Card, inside: Sequence[GuestCard]) -> GuestCard | None:
+    """The guest's card with this address; a device of the host that stands in for it has it too."""
+    found = [one for one in inside if one.mac.lower() == card.mac.lower()]
+    virtio = card.model.startswith("virtio")
+    alike = [one for one in found if one.driver.startswith("virtio") is virtio]
+    return next(reversed(alike or found), None)
 
 
 def queues_in_use(pair: CardPair) -> int | None:
