@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmferry.fastpath import collect_deep as deep
-from vmferry.fastpath import collect_window
+from vmferry.fastpath import collect_process, collect_window
 from vmferry.fastpath.collect_memory import find_ram, parse_smaps
 from vmferry.fastpath.collect_network import Backend, parse_backends
 from vmferry.fastpath.collect_process import OpenFiles, processes, read_open_files, vhost_threads
@@ -130,6 +130,20 @@ def test_open_files(tmp_path: Path) -> None:
     assert files == OpenFiles({0: "tap0"}, 2, frozenset({"/dev/vfio/vfio", "/dev/vfio/12"}))
     with pytest.raises(OSError, match="No such file"):
         read_open_files(8, tmp_path)
+
+
+def test_neighbours_are_counted_by_where_they_may_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for tid, name in ((7, "qemu-system-x86"), (8, "CPU 0/KVM"), (9, "CPU 1/KVM")):
+        (tmp_path / f"7/task/{tid}").mkdir(parents=True)
+        (tmp_path / f"7/task/{tid}/comm").write_text(f"{name}\n")
+    (tmp_path / "7/comm").write_text("qemu-system-x86\n")
+    places = {8: frozenset({0}), 9: frozenset({0, 1, 2, 3})}
+    monkeypatch.setattr(collect_process, "cores_of", places.__getitem__)
+    assert collect_process.count_neighbours(1, frozenset({0, 1}), tmp_path) == (2, 1)
+    assert collect_process.count_neighbours(1, frozenset({3}), tmp_path) == (1, 0)
+    assert collect_process.count_neighbours(7, frozenset({0, 1}), tmp_path) == (0, 0)
 
 
 def test_processes_by_name(tmp_path: Path) -> None:

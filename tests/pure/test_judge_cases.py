@@ -295,6 +295,15 @@ def test_vhost_rests_while_the_vm_is_paused() -> None:
     ]
 
 
+def test_neighbours_with_other_cpus_do_not_overcommit_those_of_a_pinned_vm() -> None:
+    known = PLANTED["a named CPU model"]
+    for confined, verdict in ((0, Verdict.BETTER), (4, Verdict.MISCONFIGURED)):
+        pinned = vm(model="EPYC", pinned=APART, neighbours=4, confined=confined)
+        findings = JUDGES[Feature.PV_SPINLOCKS](replace(known, vm=pinned))
+        (unhalt,) = (one for one in findings if one.check == "pv-unhalt")
+        assert unhalt.verdict is verdict
+
+
 def test_yields_alone_are_no_sign_of_missing_spinlocks() -> None:
     """The counter of yields rises without PV spinlocks too, and no vCPU waited for a core."""
     known = replace(

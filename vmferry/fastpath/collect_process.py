@@ -62,13 +62,19 @@ def processes(proc: Path = PROC) -> Iterator[tuple[int, str]]:
                 yield int(entry.name), read_text(entry / "comm").rstrip("\n")
 
 
-def count_neighbours(pid: int, cpus: frozenset[int], proc: Path = PROC) -> int:
-    """vCPUs of other VMs that may run on these CPUs. Raises OSError."""
-    return sum(
-        bool(cores_of(tid) & cpus)
+def count_neighbours(pid: int, cpus: frozenset[int], proc: Path = PROC) -> tuple[int, int]:
+    """vCPUs of other VMs that may run on these CPUs, and those of them that may on no other.
+
+    Raises OSError.
+    """
+    allowed = [
+        cores_of(tid)
         for other, name in processes(proc)
         if other != pid
         for tid in _vcpu_threads(other, name, proc)
+    ]
+    return sum(bool(one & cpus) for one in allowed), sum(
+        bool(one) and one <= cpus for one in allowed
     )
 
 

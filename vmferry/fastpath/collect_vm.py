@@ -63,6 +63,7 @@ async def read_vm(side: QemuSide, name: str, links: Links) -> VmReading:
         understood(asker, "passthrough", read_passthrough(asker, files)),
         understood(asker, "iothreads", read_iothreads(asker)),
     )
+    neighbours = await asyncio.to_thread(_neighbours, pid, vcpus, unread)
     first = vcpus[0].qom_path if vcpus else ""
     facts = VmFacts(
         name=name,
@@ -87,7 +88,8 @@ async def read_vm(side: QemuSide, name: str, links: Links) -> VmReading:
         libvirt_xml=None
         if words is None
         else await asyncio.to_thread(_libvirt_xml, pid, words, unread),
-        neighbours=await asyncio.to_thread(_neighbours, pid, vcpus, unread),
+        neighbours=None if neighbours is None else neighbours[0],
+        confined=None if neighbours is None else neighbours[1],
         unread=unread,
     )
     return VmReading(facts, {} if storage is None else storage[1])
@@ -169,7 +171,9 @@ def _libvirt_xml(pid: int | None, words: tuple[str, ...], unread: dict[str, str]
     return None
 
 
-def _neighbours(pid: int | None, vcpus: tuple[Vcpu, ...], unread: dict[str, str]) -> int | None:
+def _neighbours(
+    pid: int | None, vcpus: tuple[Vcpu, ...], unread: dict[str, str]
+) -> tuple[int, int] | None:
     cpus = frozenset[int]().union(*(vcpu.allowed or () for vcpu in vcpus))
     if pid is None or not cpus:
         unread["neighbours"] = unread.get("vcpus", _NO_PROCESS)

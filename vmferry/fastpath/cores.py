@@ -33,13 +33,14 @@ def vcpu_cpus(vm: VmFacts) -> frozenset[int] | None:
 
 
 def overcommitted(vm: VmFacts) -> bool | None:
-    """More vCPUs than CPUs for them, this VM's and its neighbours' counted; None: not known."""
+    """More vCPUs than CPUs for them, also of neighbours that have no others; None: not known."""
     cpus = vcpu_cpus(vm)
     if cpus is None:
         return None
     if len(vm.vcpus) > len(cpus):
         return True
-    return None if vm.neighbours is None else len(vm.vcpus) + vm.neighbours > len(cpus)
+    others = vm.neighbours if vm.confined is None else vm.confined
+    return None if others is None else len(vm.vcpus) + others > len(cpus)
 
 
 def sharing(vm: VmFacts) -> str | None:

@@ -174,6 +174,8 @@ class VmFacts:
     libvirt_xml: str | None = None
     # Other busy threads that may run on the vCPUs' CPUs, beside this QEMU's own: other VMs' vCPUs.
     neighbours: int | None = None
+    # Those of them that may run on no other CPUs; None: as many.
+    confined: int | None = None
     unread: Mapping[str, str] = field(default_factory=dict)
 
 

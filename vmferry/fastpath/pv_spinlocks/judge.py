@@ -141,6 +141,8 @@ def _offered(facts: Facts, vm: VmFacts, out: Findings) -> None:
 def _room(vm: VmFacts) -> tuple[Evidence, ...]:
     cpus = vcpu_cpus(vm)
     text = f"{len(vm.vcpus)} vCPUs and {vm.neighbours or 0} of others on CPUs {cpu_list(cpus)}"
+    if vm.neighbours and vm.confined is not None:
+        text += f", {vm.confined} of these on no others"
     return (saw("/proc/PID/task, affinities", text),)
 
 
