@@ -123,6 +123,28 @@ def test_a_pipe_in_a_strange_place_does_not_hold_us_up(tmp_path: Path) -> None:
     assert "Not a plain file" in facts.unread["command_line"]
 
 
+def test_what_may_not_be_looked_at_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in containers whose profile closes parts of /sys, for root too."""
+    make(tmp_path, FILES)
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/kvm").symlink_to("/dev/null")
+    seen = Path.stat
+
+    def refused(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if path.is_relative_to(tmp_path / "sys"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return seen(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", refused)
+    facts = read_host(tmp_path)
+    assert facts.modules == {"tun": {}}
+    assert facts.devices == {"/dev/kvm": ""}
+    assert facts.iommus is not None
+    assert {one.kind for one in facts.iommus} == {"other"}
+
+
 def test_no_more_is_read_than_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "long"
     path.write_text("x" * 100_000)

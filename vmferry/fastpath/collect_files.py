@@ -80,6 +80,13 @@ class Tree:
             self.unread[field] = reason_of(error, name)
             return None
 
+    def has_folder(self, name: str) -> bool:
+        """Whether there is such a folder; not, where this user may not look (a container)."""
+        try:
+            return self.path(name).is_dir()
+        except OSError:
+            return False
+
     def maybe(self, name: str) -> str | None:
         """A file's text, stripped, where a missing one needs no reason."""
         try:

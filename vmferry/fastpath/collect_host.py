@@ -111,7 +111,7 @@ def _modules(tree: Tree, kernel: str) -> dict[str, dict[str, str]] | None:
     built_in = tree.maybe(f"/lib/modules/{kernel}/modules.builtin") or ""
     found: dict[str, dict[str, str]] = {}
     for name in MODULES:
-        if tree.path(f"/sys/module/{name}").is_dir():
+        if tree.has_folder(f"/sys/module/{name}"):
             found[name] = _parameters(tree.path(f"/sys/module/{name}/parameters"))
         elif re.search(rf"/{name.replace('_', '[-_]')}\.ko$", built_in, re.MULTILINE):
             found[name] = {}
@@ -139,10 +139,10 @@ def _device(tree: Tree, name: str) -> str | None:
     if not stat.S_ISCHR(status.st_mode):
         return "it is no device"
     number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
-    devices = tree.path("/sys/dev/char")
     # The node of a module that is not loaded may be there: it is loaded when somebody opens it.
-    if devices.is_dir() and not (devices / number).exists():
-        return ASLEEP
+    with contextlib.suppress(OSError):
+        if tree.has_folder("/sys/dev/char") and not tree.path(f"/sys/dev/char/{number}").exists():
+            return ASLEEP
     if not os.access(path, os.R_OK | os.W_OK):
         return "this user may not open it"
     return ""
@@ -186,7 +186,7 @@ def _iommus(tree: Tree) -> tuple[Iommu, ...] | None:
 def _iommu(tree: Tree, folder: str) -> Iommu:
     name = folder.rpartition("/")[2]
     for subfolder, kind in _IOMMU_KINDS.items():
-        if not tree.path(f"{folder}/{subfolder}").is_dir():
+        if not tree.has_folder(f"{folder}/{subfolder}"):
             continue
         cap = tree.maybe(f"{folder}/{subfolder}/cap")
         if kind == "intel":
