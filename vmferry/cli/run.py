@@ -55,10 +55,9 @@ def run(
     configured = configure(resolved.spec, host, spreading_models(resolved.spec.qemu.binary or ""))
     vm = configured.spec
     reasons = [*resolved.reasons, *map(str, configured.reasons)]
-    for reason in reasons:
-        output.note(reason)
     told = {"reasons": reasons, "fast_paths": [one.to_json() for one in configured.reasons]}
     if print_as is not None:
+        _note(output, reasons)
         text = as_qemu(configured) if print_as is PrintAs.QEMU else as_libvirt(configured, host)
         output.record({"event": "printed", "format": 1, "text": text, **told})
         if not as_json:
@@ -67,6 +66,7 @@ def run(
     if vm.is_testguest:
         output.note("booting the test guest (it is built first where it is not yet)")
     instance = asyncio.run(start_vm(vm))
+    _note(output, reasons)
     output.record(
         {
             "event": "started",
@@ -79,6 +79,11 @@ def run(
         }
     )
     output.say(f"'{vm.name}' runs (process {instance.process.pid}, {vm.qemu.accelerator})")
+
+
+def _note(output: Output, reasons: list[str]) -> None:
+    for reason in reasons:
+        output.note(reason)
 
 
 def _wake_what_is_needed(vm: VmSpec) -> None:
