@@ -1,5 +1,10 @@
 """`python -m lab`, which `./dev lab` runs."""
 
-from lab.cli import main
+import sys
+
+try:
+    from lab.cli import main
+except KeyboardInterrupt:
+    sys.exit(130)
 
 main()

@@ -15,6 +15,7 @@ import json
 import platform
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,8 @@ _GUEST_BOOT_MODULES = (*_HOST_BOOT_MODULES, "virtio_scsi", "sd_mod", "overlay")
 _INSIDE = ("__init__.py", "agent.py", "client.py", "frames.py", "guests.py")
 _COMPILE = ("gcc", "-std=gnu17", "-O2", "-static", "-pthread")
 _FORMAT = 1
+_KEPT = 3
+_IN_USE_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +150,17 @@ def _key() -> str:
 
 
 def forget_others(image: Image) -> None:
-    """Keep this build and the one used last before it; hosts that run from an older one go on."""
+    """Keep this build and the three used last: other checkouts may have builds of their own.
+
+    None goes that was used within the hour, since a host may be starting from it.
+    """
     builds = [path.parent for path in places.cache().glob("*/lab.json")]
     others = sorted(
         (one for one in builds if one != image.folder), key=lambda one: one.stat().st_mtime
     )
-    for old in others[:-1]:
-        shutil.rmtree(old, ignore_errors=True)
+    for old in others[:-_KEPT]:
+        if time.time() - old.stat().st_mtime > _IN_USE_SECONDS:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _sweep() -> None:

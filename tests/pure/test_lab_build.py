@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import lzma
 import os
+import time
 import struct
 from pathlib import Path
 
@@ -162,11 +163,12 @@ def test_names_that_make_no_tap_are_refused(name: str) -> None:
         guests.Guest(name)
 
 
-def test_the_build_used_last_is_kept_beside_the_new_one() -> None:
-    for name, used in (("a", 1), ("b", 3), ("c", 2), ("new", 0)):
+def test_builds_used_last_are_kept_beside_the_new_one() -> None:
+    now = time.time()
+    for name, used in (("a", 1), ("b", 4), ("c", 2), ("d", 3), ("new", 0), ("used", now)):
         folder = places.cache() / name
         folder.mkdir()
         (folder / "lab.json").touch()
         os.utime(folder, (used, used))
     images.forget_others(Image(places.cache() / "new"))
-    assert sorted(path.name for path in places.cache().iterdir()) == ["b", "new"]
+    assert sorted(path.name for path in places.cache().iterdir()) == ["b", "d", "new", "used"]
