@@ -103,8 +103,10 @@ def test_features_are_what_the_guest_is_shown(facts: VmFacts) -> None:
     assert facts.features is not None
     # TCG has none of KVM's, whatever the command line says.
     assert facts.features["kvm-pv-unhalt"] is False
-    assert facts.features["x2apic"] in (True, False)
-    assert len(facts.features) > 100
+    assert facts.features["kvmclock-stable-bit"] is False
+    assert facts.features["invtsc"] is False
+    # Each costs QEMU a moment.
+    assert 10 < len(facts.features) < 60
 
 
 def test_cards_with_their_taps(facts: VmFacts) -> None:

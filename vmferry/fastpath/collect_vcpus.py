@@ -14,6 +14,11 @@ from vmferry.fastpath.collect_qom import Asker
 from vmferry.fastpath.facts import Vcpu
 from vmferry.host.threads import cores_of
 
+# Not all 440: each is a question of its own, which keeps QEMU from serving the VM in the window.
+# Spellings with underscores are older ones of the same.
+_WANTED = re.compile(
+    r"kvm(clock)?[a-z0-9-]*|invtsc|tsc-deadline|hypervisor|x2apic|migratable|svm|vmx"
+)
 _INNER_TIDS = re.compile(r"^NSpid:(.*)$", re.MULTILINE)
 
 
@@ -34,16 +39,11 @@ async def read_vcpus(asker: Asker, pid: int | None) -> tuple[Vcpu, ...] | None:
 
 
 async def read_features(asker: Asker, path: str) -> dict[str, bool] | None:
-    """The boolean properties of a vCPU."""
+    """The boolean properties of a vCPU that bear on a fast path."""
     listed = await asker.list(path, "features")
     if listed is None:
         return None
-    # Older spellings of the same properties have underscores.
-    names = [
-        name
-        for name, kind in listed.items()
-        if kind == "bool" and ("_" not in name or name.replace("_", "-") not in listed)
-    ]
+    names = [name for name, kind in listed.items() if kind == "bool" and _WANTED.fullmatch(name)]
     values = await asyncio.gather(*(asker.get(path, name) for name in names))
     return {
         name: value for name, value in zip(names, values, strict=True) if isinstance(value, bool)

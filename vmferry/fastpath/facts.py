@@ -150,8 +150,9 @@ class Vcpu:
 
 @dataclass(frozen=True, slots=True)
 class VmFacts:
-    """One QEMU. `features` are the boolean properties of vCPU 0 in QOM: what the guest is really
-    shown, whatever the command line says (TCG drops KVM's in silence). `cpu_type` is QOM's
+    """One QEMU. `features` are boolean properties of vCPU 0 in QOM, those that bear on a fast path
+    (KVM's, invtsc and some): what the guest is really shown, whatever the command line says (TCG
+    drops KVM's in silence). `cpu_type` is QOM's
     (`host-x86_64-cpu`). `iothreads`: thread ids by name. `blocked`: why it cannot migrate."""
 
     name: str
