@@ -5,8 +5,8 @@ from __future__ import annotations
 import gzip
 import lzma
 import os
-import time
 import struct
+import time
 from pathlib import Path
 
 import pytest
