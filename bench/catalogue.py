@@ -51,7 +51,10 @@ def main() -> None:
         sorted(pending, key=lambda case: str(case.lab)), key=lambda case: case.lab
     ):
         if time.monotonic() < until:
-            asyncio.run(_in_lab(lab.vtd, lab.cpus, lab.append, list(cases), results, until))
+            try:
+                asyncio.run(_in_lab(lab.vtd, lab.cpus, lab.append, list(cases), results, until))
+            except LabError as error:
+                _say(f"no lab for these cases: {error.message}")
     _report([results[case.name] for case in wanted if case.name in results], len(wanted))
 
 
