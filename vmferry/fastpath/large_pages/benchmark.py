@@ -127,7 +127,7 @@ def _prove(rows: Rows) -> Sequence[str]:
             continue
         text = f"{case}: mapping takes 1/{base.median / time.median:.0f} of the time of 4 KiB"
         if tables is not None and base_tables is not None:
-            text += f", and {tables.median:.0f} pages of tables instead of {base_tables.median:.0f}"
+            text += f"; pages of tables: {tables.median:.0f} instead of {base_tables.median:.0f}"
         told.append(text)
     return told
 
