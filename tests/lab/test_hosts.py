@@ -92,8 +92,13 @@ async def test_guest_moves_from_host_to_host(lab: Lab) -> None:
         )
         outcome = json.loads(done.check().text.splitlines()[-1])
         assert (outcome["status"], outcome["vm_runs_at"]) == ("completed", "destination")
-        after = (await waiting.run("cat /proc/sys/kernel/random/boot_id; nproc")).check().text
-        assert after == before
+        assert await waiting.qmp("query-status") == {"status": "running", "running": True}
+        look = "cat /proc/sys/kernel/random/boot_id; nproc"
+        # A machine that is busy with other things gives a nested guest little.
+        for _ in range(3):
+            if (after := await waiting.run(look, timeout=60)).ok:
+                break
+        assert after.check().text == before
     finally:
         await guest.stop()
         await waiting.stop()
