@@ -212,8 +212,9 @@ class _Session:
                 return False
             for frame in self._parser.feed(data):
                 self._take(frame)
-        if self._program is program and program is not None:
-            self._work(program, ready)
+        if self._program is not None:
+            # What has just begun is not among what was waited for; its input may be at its end.
+            self._work(self._program, ready if self._program is program else {})
         if self._waiting:
             with contextlib.suppress(BlockingIOError):
                 del self._waiting[: os.write(self._port, self._waiting[:MOST])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import threading
 import time
@@ -75,6 +76,25 @@ async def test_large_input_comes_back_whole(agent: Agent) -> None:
     data = bytes(range(256)) * 12000 + frames.MARK * 1000
     result = await agent.run(["cat"], stdin=data)
     assert result.check().stdout == data
+
+
+def test_input_that_ends_in_the_same_breath_as_the_request_ends(ports: list[_Port]) -> None:
+    session = b"8 bytes."
+    request = json.dumps({"words": ["cat"], "seconds": 60}).encode()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(10)
+        client.connect(str(ports[0].path))
+        client.sendall(frames.PADDING + frames.pack(frames.HELLO, session))
+        parser, seen = frames.Parser(), []
+        while frames.READY not in seen:
+            seen += [frame.kind for frame in parser.feed(client.recv(65536))]
+        client.sendall(
+            frames.pack(frames.REQUEST, session, request)
+            + frames.pack(frames.GO, session)
+            + frames.pack(frames.INPUT_END, session)
+        )
+        while frames.EXIT not in seen:
+            seen += [frame.kind for frame in parser.feed(client.recv(65536))]
 
 
 async def test_input_that_nobody_reads_is_no_trouble(agent: Agent) -> None:
