@@ -12,7 +12,7 @@ from vmferry.cli.output import Output, table
 from vmferry.errors import UsageError
 
 bench = typer.Typer(
-    help="Measures what a fast path brings on this host, in guests of its own.",
+    help="Measure what a fast path brings on this host, in guests of its own.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
