@@ -203,3 +203,25 @@ async def test_input_for_a_script_that_has_ended_does_not_hold_the_port(agent: A
     for _ in range(3):
         result = await agent.run("exit 3", stdin=bytes(5 * 10**6))
         assert result.status == 3 and result.seconds < 5
+
+
+def test_request_that_comes_in_one_piece_has_its_input_ended() -> None:
+    """Else a program that reads to the end of its input would wait for ever."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    session = b"12345678"
+    request = json.dumps({"words": ["cat"], "seconds": 20}).encode()
+    said = [(frames.HELLO, b""), (frames.REQUEST, request), (frames.GO, b"")]
+    said += [(frames.INPUT, b"all of it"), (frames.INPUT_END, b"")]
+    ours.sendall(b"".join(frames.pack(kind, session, data) for kind, data in said))
+    thread = threading.Thread(target=inside.serve, args=(theirs.fileno(),))
+    thread.start()
+    with ours, theirs:
+        ours.settimeout(10)
+        parser, heard = frames.Parser(), dict[bytes, bytes]()
+        while frames.EXIT not in heard:
+            heard |= {frame.kind: frame.data for frame in parser.feed(ours.recv(65536))}
+        ours.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert heard[frames.OUTPUT] == b"all of it"
+    assert json.loads(heard[frames.EXIT]) == {"status": 0, "late": False}
