@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import shlex
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -45,7 +46,7 @@ async def test_this_machine() -> None:
 
 
 async def test_a_command_that_greets() -> None:
-    words = ("sh", "-c", f"echo Welcome; exec {sys.executable} -I -")
+    words = ("sh", "-c", f"echo Welcome; exec {shlex.quote(sys.executable)} -I -")
     assert (await read_guest(ByCommand(words), 0.0)).cpus >= 1
 
 
@@ -81,7 +82,7 @@ async def test_a_command_that_hangs_is_ended_with_its_children(tmp_path: Path) -
 
 async def test_a_command_that_leaves_something_behind(tmp_path: Path) -> None:
     """As ssh does for later connections, with the outputs still open."""
-    inner = f"sleep 54321 & echo $! > {tmp_path}/pid; exec {sys.executable} -I -"
+    inner = f"sleep 54321 & echo $! > {shlex.quote(str(tmp_path))}/pid; exec {shlex.quote(sys.executable)} -I -"
     assert (await read_guest(ByCommand(("sh", "-c", inner)), 0.0, 20.0)).cpus >= 1
     os.kill(int((tmp_path / "pid").read_text()), 9)
 
