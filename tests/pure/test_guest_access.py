@@ -29,6 +29,8 @@ from vmferry.fastpath.guest_access import (
 )
 from vmferry.fastpath.guest_report import BadReportError, facts_of
 
+PYTHON = shlex.quote(sys.executable)
+
 REPORT = {"event": "guest", "format": 1, "kernel": "6.1", "cpus": 2, "window": 1.0, "unread": {}}
 Answer = Callable[[str, dict[str, Any]], Any]
 
@@ -46,7 +48,7 @@ async def test_this_machine() -> None:
 
 
 async def test_a_command_that_greets() -> None:
-    words = ("sh", "-c", f"echo Welcome; exec {shlex.quote(sys.executable)} -I -")
+    words = ("sh", "-c", f"echo Welcome; exec {PYTHON} -I -")
     assert (await read_guest(ByCommand(words), 0.0)).cpus >= 1
 
 
@@ -82,7 +84,7 @@ async def test_a_command_that_hangs_is_ended_with_its_children(tmp_path: Path) -
 
 async def test_a_command_that_leaves_something_behind(tmp_path: Path) -> None:
     """As ssh does for later connections, with the outputs still open."""
-    inner = f"sleep 54321 & echo $! > {shlex.quote(str(tmp_path))}/pid; exec {shlex.quote(sys.executable)} -I -"
+    inner = f"sleep 54321 & echo $! > {shlex.quote(str(tmp_path))}/pid; exec {PYTHON} -I -"
     assert (await read_guest(ByCommand(("sh", "-c", inner)), 0.0, 20.0)).cpus >= 1
     os.kill(int((tmp_path / "pid").read_text()), 9)
 
