@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 
 import pytest
 
 from lab import cli, places
+from tests.bystander import process_with
 from vmferry.errors import UsageError
 
 
@@ -16,8 +15,6 @@ from vmferry.errors import UsageError
 def test_not_while_a_lab_runs_from_it(name: str) -> None:
     words = ["-name", "guest=x", f"unix:{places.runtime(name)}/a/qmp.sock"]
     (places.cache() / "0123456789abcdef").mkdir()
-    with subprocess.Popen([sys.executable, "-c", "input()", *words], stdin=subprocess.PIPE) as one:
-        with pytest.raises(UsageError, match="a lab is up"):
-            cli._clean(argparse.Namespace())
-        one.communicate(b"\n")
+    with process_with(*words), pytest.raises(UsageError, match="a lab is up"):
+        cli._clean(argparse.Namespace())
     assert (places.cache() / "0123456789abcdef").exists()

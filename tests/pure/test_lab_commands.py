@@ -15,6 +15,7 @@ from lab import lab as labs
 from lab import places, record
 from lab.machine import Options
 from lab.record import Record
+from tests.bystander import process_with
 from vmferry.host.process import ProcessId
 
 
@@ -111,9 +112,8 @@ def test_disks_whose_record_went_with_the_boot_are_swept() -> None:
     old, young = _disks("own-1", age=3600), _disks("own-2", age=1)
     common, used = _disks("lab", age=3600), _disks("own-3", age=3600)
     words = ["-name", "guest=x", f"file={used}/a.qcow2"]
-    with subprocess.Popen([sys.executable, "-c", "input()", *words], stdin=subprocess.PIPE) as one:
+    with process_with(*words):
         labs.sweep()
-        one.communicate(b"\n")
     assert [path.exists() for path in (old, young, common, used)] == [False, True, True, True]
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from lab.inside import guests
+from tests.bystander import process_with
 
 
 def test_only_guests_that_run_are_listed(
@@ -16,13 +15,11 @@ def test_only_guests_that_run_are_listed(
 ) -> None:
     monkeypatch.setattr(guests, "FOLDER", tmp_path)
     folders = [tmp_path / name for name in ("runs", "ended", "run")]
-    words = [sys.executable, "-c", "input()", f"{folders[0]}/qmp.sock"]
-    with subprocess.Popen(words, stdin=subprocess.PIPE) as one:
-        for folder, pid in zip(folders, (one.pid, 2**22 + 1, one.pid), strict=True):
+    with process_with(f"{folders[0]}/qmp.sock") as running:
+        for folder, pid in zip(folders, (running, 2**22 + 1, running), strict=True):
             folder.mkdir()
             (folder / "pid").write_text(str(pid))
         assert guests.main(["list"]) == 0
-        one.communicate(b"\n")
     assert capsys.readouterr().out == "runs\n"
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.bystander import process_with
 from vmferry.errors import UsageError
 from vmferry.host.paths import instances_dir
 from vmferry.host.process import ProcessId
@@ -31,14 +30,12 @@ def running() -> Iterator[Instance]:
     folder = instances_dir() / "a"
     folder.mkdir()
     words = ["-name", f"guest={SPEC.name},debug-threads=on", f"path={folder}/control.sock"]
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", *words])
-    process = ProcessId.of(child.pid)
-    instance = Instance("a", SPEC.name, folder, process, "source", (7, 2, 0), SPEC)
-    instance.save()
-    create(SPEC).set_current(folder)
-    yield instance
-    child.kill()
-    child.wait()
+    with process_with(*words) as pid:
+        process = ProcessId.of(pid)
+        instance = Instance("a", SPEC.name, folder, process, "source", (7, 2, 0), SPEC)
+        instance.save()
+        create(SPEC).set_current(folder)
+        yield instance
 
 
 @pytest.fixture
