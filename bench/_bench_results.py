@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from vmferry import __version__
+from vmferry.fastpath.bench import rows
 
-Row = dict[str, Any]
+Row = rows.Row
 
 
-class Results:
+class Results(rows.Rows):
     """The rows of one benchmark, by their `key`, in the order in which they were measured."""
 
     def __init__(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._file = file
-        self._rows: dict[str, Row] = {}
-        if file.exists():
-            # A line that was cut short when the benchmark was stopped is measured again.
-            whole, _, cut = file.read_text().rpartition("\n")
-            self._rows = {row["key"]: row for row in map(json.loads, whole.splitlines())}
-            if cut:
-                file.write_text(whole + "\n" if whole else "")
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._rows
+        super().__init__(file)
 
     def __getitem__(self, key: str) -> Row:
         return self._rows[key]
@@ -40,11 +29,8 @@ class Results:
 
     def once(self, key: str, measure: Callable[[], Row]) -> Row:
         """The row, measured now if it is not there yet."""
-        if key not in self._rows:
-            row = {"key": key, **measure()}
-            with self._file.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            self._rows[key] = row
+        if key not in self:
+            self.add({"key": key, **measure()})
         return self._rows[key]
 
 

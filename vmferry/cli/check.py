@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vmferry.cli.migrate import check_to_qmp
-from vmferry.cli.options import Json, VmArgument
+from vmferry.cli.options import Destination, DestinationQmp, Json, VmArgument, check_to_qmp
 from vmferry.cli.output import Output
 
 if TYPE_CHECKING:
@@ -24,14 +22,8 @@ _INDENT = "    "
 
 def check(
     vm: VmArgument,
-    to: Annotated[
-        str,
-        typer.Option(metavar="DEST", help="local, tcp:HOST:PORT or unix:PATH, where a QEMU waits."),
-    ],
-    to_qmp: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help="The QMP socket of the QEMU that waits at DEST."),
-    ] = None,
+    to: Destination,
+    to_qmp: DestinationQmp = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Show the evidence of what is right as well.")
     ] = False,

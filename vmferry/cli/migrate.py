@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vmferry.cli.options import Json, VmArgument, check_writable, duration, rate
+from vmferry.cli.options import (
+    Destination,
+    DestinationQmp,
+    Json,
+    VmArgument,
+    check_to_qmp,
+    check_writable,
+    duration,
+    rate,
+)
 from vmferry.units import GIB, KIB, MIB
 
 if TYPE_CHECKING:
@@ -53,14 +62,8 @@ MAX_DOWNTIME_SECONDS = 2000.0
 
 def migrate(
     vm: VmArgument,
-    to: Annotated[
-        str,
-        typer.Option(metavar="DEST", help="local, tcp:HOST:PORT or unix:PATH, where a QEMU waits."),
-    ],
-    to_qmp: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help="The QMP socket of the QEMU that waits at DEST."),
-    ] = None,
+    to: Destination,
+    to_qmp: DestinationQmp = None,
     policy: Annotated[PolicyName, typer.Option(help="Who steers.")] = PolicyName.FIXED,
     profile: Annotated[
         Profile | None, typer.Option(help="classic: 32 MiB/s and 300 ms, as of old.")
@@ -215,21 +218,6 @@ def _check(
     check_to_qmp(to_qmp, to)
     if trace is not None:
         check_writable("--trace", trace)
-
-
-def check_to_qmp(to_qmp: Path | None, to: str) -> None:
-    """Raises UsageError."""
-    from vmferry.errors import UsageError
-
-    if to_qmp is not None and to == "local":
-        raise UsageError("--to-qmp goes with tcp: and unix:, where a QEMU already waits")
-    if to_qmp is not None:
-        try:
-            found = to_qmp.is_socket()
-        except OSError as error:
-            raise UsageError(f"--to-qmp: {to_qmp}: {error.strerror}") from None
-        if not found:
-            raise UsageError(f"--to-qmp: {to_qmp} is not a socket")
 
 
 def _check_forced(names: list[str]) -> None:

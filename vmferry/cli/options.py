@@ -62,10 +62,35 @@ def check_writable(option: str, path: Path) -> None:
         raise UsageError(f"{option}: {path} cannot be written: {error.strerror}") from None
 
 
+def check_to_qmp(to_qmp: Path | None, to: str) -> None:
+    """See that --to-qmp is a socket, and goes with --to. Raises UsageError."""
+    from vmferry.errors import UsageError
+
+    if to_qmp is not None and to == "local":
+        raise UsageError("--to-qmp goes with tcp: and unix:, where a QEMU already waits")
+    if to_qmp is not None:
+        try:
+            found = to_qmp.is_socket()
+        except OSError as error:
+            raise UsageError(f"--to-qmp: {to_qmp}: {error.strerror}") from None
+        if not found:
+            raise UsageError(f"--to-qmp: {to_qmp} is not a socket")
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print NDJSON on standard output.")]
 VmArgument = Annotated[
     str, typer.Argument(metavar="VM", help="A name that `vmferry ls` shows, or qmp:PATH.")
 ]
 VmNameArgument = Annotated[
     str, typer.Argument(metavar="VM", help="A name that `vmferry ls` shows.")
+]
+Destination = Annotated[
+    str,
+    typer.Option(
+        "--to", metavar="DEST", help="local, tcp:HOST:PORT or unix:PATH, where a QEMU waits."
+    ),
+]
+DestinationQmp = Annotated[
+    Path | None,
+    typer.Option("--to-qmp", metavar="PATH", help="The QMP socket of the QEMU that waits at DEST."),
 ]

@@ -14,54 +14,38 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from vmferry.fastpath.facts import Virtio
-from vmferry.hypervisor.qemu.qmp import QmpError, QmpGone, QmpMute
+from vmferry.hypervisor.qemu.inquiry import Execute, Inquiry
+from vmferry.hypervisor.qemu.qmp import QmpError, QmpGone
+from vmferry.hypervisor.qemu.virtio_status import DECODED, bare_names, feature_names
 
 T = TypeVar("T")
-Execute = Callable[[str, Mapping[str, Any] | None], Awaitable[Any]]
 
 _CHILD = re.compile(r"child<(.+)>")
-# Kinds that QEMU can describe without an assertion in any version that has the command.
-_DESCRIBED = ("virtio-net", "virtio-scsi", "virtio-blk")
 _UNKNOWN_COMMAND = "has not been found"
 _NONE = "No virtio devices found"
 _QUEUES_MOST = 1024
-# As many as QEMU takes in before it has answered. While it stands still more would fill the socket,
-# and a full one cannot be closed in order.
-_AT_ONCE = 8
 _FOLDERS = ("/machine/peripheral", "/machine/peripheral-anon", "/machine/unattached")
 
 
 class Asker:
-    """One QEMU. A refusal is None, with its reason in `unread` where a field is named.
-
-    One that does not answer once is not asked again: each question would wait as long.
-    """
+    """One QEMU. A refusal is None, with its reason in `unread` where a field is named."""
 
     def __init__(self, execute: Execute, unread: MutableMapping[str, str]) -> None:
-        self._execute = execute
-        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._inquiry = Inquiry(execute)
         self.unread = unread
-        self._mute = ""
 
     async def ask(
         self, field: str, command: str, arguments: Mapping[str, Any] | None = None
     ) -> Any | None:
         """What QEMU answers. Raises QmpGone where it has ended."""
         try:
-            async with self._places:
-                if self._mute:
-                    raise QmpError(self._mute)
-                return await self._execute(command, arguments)
+            return await self._inquiry.execute(command, arguments)
         except QmpGone:
             raise
-        except QmpMute as error:
-            self._mute = str(error)
-            problem = str(error)
         except QmpError as error:
-            problem = str(error)
-        if field:
-            self.unread.setdefault(field, f"QMP {command}: {problem}")
-        return None
+            if field:
+                self.unread.setdefault(field, f"QMP {command}: {error}")
+            return None
 
     async def get(self, path: str, name: str, field: str = "") -> Any | None:
         """A property of an object."""
@@ -145,7 +129,7 @@ async def read_virtio(
     path = next(
         (path for path in (device.path, f"{device.path}/virtio-backend") if path in known), None
     )
-    if path is None or known[path] not in _DESCRIBED:
+    if path is None or known[path] not in DECODED:
         return None
     told = await asker.ask("virtio", "x-query-virtio-status", {"path": path})
     if told is None:
@@ -155,11 +139,11 @@ async def read_virtio(
     if kernel_vhost or not vhost:
         ready = await _ready(asker, path, min(queues, _QUEUES_MOST))
     return Virtio(
-        offered=_names(told["host-features"]),
-        taken=_names(told["guest-features"]),
+        offered=feature_names(told["host-features"]),
+        taken=feature_names(told["guest-features"]),
         vhost=vhost,
         virtqueues=queues,
-        driver_ok="VIRTIO_CONFIG_S_DRIVER_OK" in _bare(told["status"].get("statuses", ())),
+        driver_ok="VIRTIO_CONFIG_S_DRIVER_OK" in bare_names(told["status"].get("statuses", ())),
         ready=ready,
     )
 
@@ -176,12 +160,3 @@ async def _ready(asker: Asker, path: str, queues: int) -> int | None:
     if len(known) < len(told):
         return None
     return sum(bool(one["vring-desc"]) for one in known)
-
-
-def _names(features: Mapping[str, Any]) -> frozenset[str]:
-    return _bare([*features.get("transports", ()), *features.get("dev-features", ())])
-
-
-def _bare(texts: Any) -> frozenset[str]:
-    """`VIRTIO_NET_F_MQ: Multiqueue with …` without the words."""
-    return frozenset(str(text).partition(":")[0] for text in texts)

@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
+from vmferry.hypervisor.qemu.inquiry import Inquiry
 from vmferry.hypervisor.qemu.qmp import QmpError, QmpGone, QmpMute
 from vmferry.preflight.facts import Scalar
 
-# As many questions as QEMU gets at a time: its main loop answers them between other work.
-_AT_ONCE = 64
 # Ten times what a big VM takes on a busy host.
 _WHOLE_SECONDS = 10.0
 
@@ -25,13 +24,13 @@ class Asking:
     """Questions to one QEMU. Raises QmpGone and QmpMute; any other refusal is an answer: None."""
 
     def __init__(self, qemu: Executor) -> None:
-        self._qemu = qemu
+        self._inquiry = Inquiry(qemu.execute)
         self.unread: dict[str, str] = {}
 
     async def ask(self, fact: str, command: str, **arguments: Any) -> Any:
         """What `command` returns, for the fact of that name; None where it is refused."""
         try:
-            return await self._qemu.execute(command, arguments or None)
+            return await self._inquiry.execute(command, arguments or None)
         except (QmpGone, QmpMute):
             raise
         except QmpError as error:
@@ -69,18 +68,15 @@ class Asking:
 
     async def some(self, path: str, names: Iterable[str]) -> dict[str, Any]:
         """Those of these properties that can be read."""
-        found: dict[str, Any] = {}
         names = sorted(names)
-        for start in range(0, len(names), _AT_ONCE):
-            some = names[start : start + _AT_ONCE]
-            answers = await asyncio.gather(*(self.get(path, name) for name in some))
-            found |= dict(zip(some, answers, strict=True))
-        return {name: value for name, value in found.items() if value is not None}
+        answers = await asyncio.gather(*(self.get(path, name) for name in names))
+        found = zip(names, answers, strict=True)
+        return {name: value for name, value in found if value is not None}
 
     async def quietly(self, command: str, **arguments: Any) -> Any:
         """What `command` returns; None where it is refused."""
         try:
-            return await self._qemu.execute(command, arguments)
+            return await self._inquiry.execute(command, arguments)
         except (QmpGone, QmpMute):
             raise
         except QmpError:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
+from vmferry.hypervisor.qemu.virtio_status import DECODED, feature_names
 from vmferry.preflight.asking import Asking, scalars
 from vmferry.preflight.collect_qtree import read_settings
 from vmferry.preflight.facts import BUILT_IN, Device, Netdev, Virtio
@@ -77,10 +77,6 @@ _NOT_READ = frozenset(
 _SERVED = ("virtio-blk", "virtio-scsi")
 _CHILD = re.compile(r"child<(.*)>")
 _NUMBER = re.compile(r"device\[(\d+)\]")
-# QEMU 7.2 decodes features by kind, and would abort at a kind that it forgot: ask of these alone.
-_DECODED = frozenset(
-    {"virtio-net", "virtio-blk", "virtio-scsi", "virtio-serial", "virtio-balloon", "virtio-rng"}
-)
 _CARD = re.compile(r"^(?P<card>[^:\\ ]+): index=\d+,type=nic,", re.MULTILINE)
 _NETDEV = re.compile(r"^ \\ (?P<name>[^:]+): index=\d+,type=(?P<kind>[^,]+),?(?P<rest>.*)$")
 
@@ -173,24 +169,16 @@ async def read_virtio(asking: Asking, keys: Mapping[str, str]) -> dict[str, Virt
         return None
     found = {}
     for row in rows:
-        if row["name"] not in _DECODED:
+        if row["name"] not in DECODED:
             continue
         device = str(row["path"]).removesuffix("/virtio-backend")
         status = await asking.ask("virtio", "x-query-virtio-status", path=row["path"])
         if status is not None:
             found[keys.get(device, device)] = Virtio(
-                _features(status.get("host-features", {})),
-                _features(status.get("guest-features", {})),
+                feature_names(status.get("host-features", {})),
+                feature_names(status.get("guest-features", {})),
             )
     return found
-
-
-def _features(told: Mapping[str, Any]) -> frozenset[str]:
-    words = [*told.get("dev-features", ()), *told.get("transports", ())]
-    names = {str(word).partition(":")[0] for word in words}
-    unknown = int(told.get("unknown-dev-features", 0))
-    names |= {f"bit {bit}" for bit in range(unknown.bit_length()) if unknown >> bit & 1}
-    return frozenset(names)
 
 
 def netdevs_of(told: str) -> tuple[Netdev, ...]:

@@ -106,7 +106,8 @@ async def with_all_features(qemu: Executor, seen: Qemu) -> Qemu:
     """The same with every feature of its vCPU by name. Raises QmpGone or QmpMute."""
     if seen.cpu is None:
         return seen
-    features = await Asking(qemu).whole("vcpus", read_all_features(Asking(qemu), seen.cpu))
+    asking = Asking(qemu)
+    features = await asking.whole("vcpus", read_all_features(asking, seen.cpu))
     return replace(seen, cpu=replace(seen.cpu, features=features)) if features else seen
 
 
