@@ -61,11 +61,17 @@ class Result:
 
 
 class Agent:
-    """The agent of one machine, by its sockets: as many scripts at once as there are."""
+    """The agent of one machine, by its sockets: as many scripts at once as there are.
 
-    def __init__(self, name: str, sockets: Sequence[Path]) -> None:
+    `last_words` tells how the machine ended; nothing while it runs.
+    """
+
+    def __init__(
+        self, name: str, sockets: Sequence[Path], last_words: Callable[[], str] = lambda: ""
+    ) -> None:
         self.name = name
         self._sockets = list(sockets)
+        self._last_words = last_words
 
     async def run(
         self,
@@ -154,6 +160,8 @@ class Agent:
             raise self._lost(error) from None
 
     def _lost(self, error: AgentLost) -> LabError:
+        if told := self._last_words():
+            return LabError(f"{self.name} has ended: {told}", hint="`./dev lab up` starts another")
         return LabError(
             f"the agent of {self.name} is lost: {error}",
             hint="`./dev lab status` tells whether it runs; its console is in the file named there",

@@ -54,7 +54,7 @@ class Host:
         self.address = network.address(index)
         self.files = files
         self.qemu = qemu
-        self.agent = Agent(f"host {self.name}", files.agent_sockets)
+        self.agent = Agent(f"host {self.name}", files.agent_sockets, self._last_words)
 
     async def run(
         self,
@@ -132,6 +132,9 @@ class Host:
 
     def alive(self) -> bool:
         return self.qemu.alive()
+
+    def _last_words(self) -> str:
+        return "" if self.alive() else process.said(self.files)
 
 
 def host_index(name: str) -> int:
