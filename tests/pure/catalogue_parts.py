@@ -43,7 +43,6 @@ HOST = HostFacts(
     clocksource="tsc",
     clocksources=("tsc", "hpet", "acpi_pm"),
     iommus=(),
-    iommu_groups=0,
     hypervisor="QEMU",
 )
 FEATURES = {

@@ -269,7 +269,7 @@ MIGRATION: Mapping[str, Facts] = {
 }
 
 INTEL = Iommu("dmar0", "intel", 0xD2008C222F0686, 0xF00F5A)
-VTD = host(iommus=(INTEL,), iommu_groups=9, modules={**parts.MODULES, "vfio_iommu_type1": {}})
+VTD = host(iommus=(INTEL,), modules={**parts.MODULES, "vfio_iommu_type1": {}})
 BY_PAGE = replace(VTD, modules={**parts.MODULES, "vfio_iommu_type1": {"disable_hugepages": "Y"}})
 SP_OFF = replace(VTD, command_line="quiet intel_iommu=on intel_iommu=on,sp_off")
 NVME = Passthrough("hostdev0", "0000:01:00.0", 8, "vfio")

@@ -105,15 +105,21 @@ def test_backends_have_a_line_for_each_queue() -> None:
 def test_the_ram_is_the_one_area_or_run_of_its_size() -> None:
     first, second, huge = parse_smaps(SMAPS)
     assert (huge.size, huge.page_size, huge.resident) == (HALF_GIB, 2 << 20, 6 << 20)
-    run = find_ram([first, second], HALF_GIB)
-    assert run is not None
+    found = find_ram([first, second], [HALF_GIB])
+    assert found is not None
+    (run,) = found
     assert (run.size, run.page_size) == (HALF_GIB, 4096)
     assert (run.transparent_huge, run.resident) == (6 << 20, 12 << 20)
     # A whole area is more likely it than neighbours that happen to be as large.
-    assert find_ram([first, second, huge], HALF_GIB) is huge
-    assert find_ram([first, huge], HALF_GIB // 2) is first
-    assert find_ram([first, second], HALF_GIB // 2) is None
-    assert find_ram([first, huge], 3 * HALF_GIB // 2) is None
+    assert find_ram([first, second, huge], [HALF_GIB]) == [huge]
+    assert find_ram([first, huge], [HALF_GIB // 2]) == [first]
+    assert find_ram([first, second], [HALF_GIB // 2]) is None
+    assert find_ram([first, huge], [3 * HALF_GIB // 2]) is None
+    # NUMA nodes have backends of one size.
+    assert find_ram([first, second, huge], [HALF_GIB // 2, HALF_GIB // 2]) == [first, second]
+    nodes = [HALF_GIB // 2, HALF_GIB, HALF_GIB // 2]
+    assert find_ram([first, second, huge], nodes) == [first, second, huge]
+    assert find_ram([first, huge], [HALF_GIB // 2, HALF_GIB // 2]) is None
 
 
 def test_open_files(tmp_path: Path) -> None:

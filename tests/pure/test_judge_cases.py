@@ -27,10 +27,19 @@ from tests.pure.catalogue_parts import (
     vm,
     window,
 )
-from tests.pure.catalogue_planted import APART, HINT, PLANTED, REALTIME, ZERO_COPY_ON
-from vmferry.fastpath.facts import DeepFacts, Facts, Virtio
+from tests.pure.catalogue_planted import (
+    APART,
+    HINT,
+    NVME,
+    PLANTED,
+    REALTIME,
+    VTD,
+    ZERO_COPY_ON,
+)
+from vmferry.fastpath.facts import DeepFacts, Facts, GuestRam, Virtio
 from vmferry.fastpath.finding import Feature, Level, Verdict
 from vmferry.fastpath.judges import JUDGES
+from vmferry.units import GIB, MIB
 
 OFFERED, NEGOTIATED, EFFECTIVE = Level.OFFERED, Level.NEGOTIATED, Level.EFFECTIVE
 INVTSC = FEATURES | {"invtsc": True}
@@ -334,3 +343,25 @@ def test_queues_that_are_enough_for_many_vcpus() -> None:
     sixteen = net(eight, None, smp=16)
     (queues,) = (one for one in JUDGES[Feature.NET_QUEUES](sixteen) if one.check == "net-queues")
     assert queues.verdict is Verdict.OK
+
+
+@pytest.mark.parametrize(
+    ("tables", "pinned", "verdict"),
+    [
+        (150, 4 * GIB, Verdict.OK),
+        # Leaves of 4 KiB for a quarter of it may be there, or tables of other devices.
+        (512, 4 * GIB, Verdict.UNTOLD),
+        # The VM has an IOMMU of its own: of its RAM only what the guest asked for is mapped.
+        (150, 64 * MIB, Verdict.UNTOLD),
+        (None, 4 * GIB, Verdict.UNTOLD),
+        (150, None, Verdict.UNTOLD),
+    ],
+)
+def test_leaves_are_large_where_the_tables_have_no_room_for_small_ones(
+    tables: int | None, pinned: int | None, verdict: Verdict
+) -> None:
+    ram = GuestRam(4 * GIB, "memfd", 2 * MIB, True, True, 0, 4 * GIB, pinned)
+    facts = Facts(replace(VTD, iommu_tables=tables), vm(passthrough=(NVME,), ram=ram), window())
+    findings = JUDGES[Feature.LARGE_PAGES](facts)
+    (leaves,) = (one for one in findings if one.check == "iommu-leaves")
+    assert leaves.verdict is verdict

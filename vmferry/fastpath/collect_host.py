@@ -27,6 +27,7 @@ _HUGE_PAGES = re.compile(r"hugepages-(\d{1,12})kB")
 _CHOSEN = re.compile(r"\[(\S+)\]")
 _RELEASE = re.compile(r"[\w.+~-]{1,64}")
 _RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
+_TABLES = re.compile(r"^nr_iommu_pages (\d{1,18})$", re.MULTILINE)
 _CAPABILITIES = re.compile(r"^CapEff:\s*([0-9a-f]{1,32})$", re.MULTILINE)
 # Of linux/capability.h.
 _NET_ADMIN = 12
@@ -61,7 +62,7 @@ def read_host(root: Path = Path("/")) -> HostFacts:
         huge_pages=_huge_pages(tree),
         transparent_huge_pages=_transparent(tree),
         iommus=_iommus(tree),
-        iommu_groups=_groups(tree),
+        iommu_tables=_tables(tree),
         hypervisor=_hypervisor(tree, flags),
         net_admin=_net_admin(tree),
         unread=unread,
@@ -198,9 +199,10 @@ def _iommu(tree: Tree, folder: str) -> Iommu:
     return Iommu(name, "other", None, None)
 
 
-def _groups(tree: Tree) -> int | None:
-    names = tree.names("iommu_groups", "/sys/kernel/iommu_groups")
-    return None if names is None else len(names)
+def _tables(tree: Tree) -> int | None:
+    """The kernel brings the counts of its CPUs together each second."""
+    match = _TABLES.search(tree.maybe("/proc/vmstat") or "")
+    return None if match is None else int(match[1])
 
 
 def _hypervisor(tree: Tree, flags: frozenset[str] | None) -> str | None:

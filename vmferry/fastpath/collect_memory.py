@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ _AREA = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ \S+ \S+ *(.*)")
 _KIB = re.compile(r"(\w+): +(\d+) kB")
 _HUGE = ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped")
 _RESIDENT = ("Rss", "Private_Hugetlb", "Shared_Hugetlb")
+# Of /proc/PID/status: what VFIO and iommufd have accounted for devices; mlock is in the first too.
+_PINNED = re.compile(r"^(?:VmLck|VmPin):\s*(\d+) kB$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class Mapped:
     page_size: int
     transparent_huge: int
     resident: int
+    locked: int
 
     def goes_on_in(self, other: Mapped) -> bool:
         """Whether `other` follows at once and is of the same kind."""
@@ -46,11 +50,12 @@ class Mapped:
             size=self.size + other.size,
             transparent_huge=self.transparent_huge + other.transparent_huge,
             resident=self.resident + other.resident,
+            locked=self.locked + other.locked,
         )
 
 
-async def read_ram(asker: Asker, pid: int | None) -> GuestRam | None:
-    """The RAM; None where QEMU does not say."""
+async def read_ram(asker: Asker, pid: int | None, *, mapping: bool) -> GuestRam | None:
+    """The RAM; None where QEMU does not say. `mapping`: how the kernel has mapped it as well."""
     summary, backends, main = await asyncio.gather(
         asker.ask("ram", "query-memory-size-summary"),
         asker.ask("ram", "query-memdev"),
@@ -73,6 +78,8 @@ async def read_ram(asker: Asker, pid: int | None) -> GuestRam | None:
         prealloc=_same([one.get("prealloc") for one in backends]),
         share=_same([one.get("share") for one in backends]),
     )
+    if not mapping:
+        return ram
     sizes = [int(one["size"]) for one in backends] or [size]
     return await asyncio.to_thread(_with_pages, ram, sizes, pid, asker)
 
@@ -85,12 +92,17 @@ async def read_passthrough(asker: Asker, files: OpenFiles | None) -> list[Passth
     return [await _passthrough(asker, device, files) for device in devices]
 
 
-def find_ram(areas: Sequence[Mapped], size: int) -> Mapped | None:
-    """The one area of the RAM's size, or the one run of neighbours that the kernel has split it
-    into; None where there is none or more than one."""
-    whole = [area for area in areas if area.size == size]
-    found = whole or list(_runs(areas, size))
-    return found[0] if len(found) == 1 else None
+def find_ram(areas: Sequence[Mapped], sizes: Sequence[int]) -> list[Mapped] | None:
+    """The areas of the backends' sizes, or the runs of neighbours that the kernel has split them
+    into; None where there are fewer or more of a size than backends."""
+    found = []
+    for size, count in Counter(sizes).items():
+        whole = [area for area in areas if area.size == size]
+        some = whole if len(whole) >= count else list(_runs(areas, size))
+        if len(some) != count:
+            return None
+        found += some
+    return found
 
 
 def _runs(areas: Sequence[Mapped], size: int) -> Iterator[Mapped]:
@@ -114,6 +126,7 @@ def parse_smaps(text: str) -> list[Mapped]:
             page_size=counts.get("KernelPageSize", 0),
             transparent_huge=sum(counts.get(name, 0) for name in _HUGE),
             resident=sum(counts.get(name, 0) for name in _RESIDENT),
+            locked=counts.get("Locked", 0),
         )
         for start, end, path, counts in _areas(text)
     ]
@@ -149,11 +162,11 @@ def _with_pages(ram: GuestRam, sizes: list[int], pid: int | None, asker: Asker) 
     path = PROC / str(pid) / "smaps"
     try:
         areas = parse_smaps(read_text(path, _SMAPS_BYTES))
+        pinned = _pinned(read_text(path.with_name("status")))
     except OSError as error:
         return unread(reason_of(error, path))
-    found = [find_ram(areas, size) for size in sizes]
-    mapped = [one for one in found if one is not None]
-    if len(mapped) < len(found):
+    mapped = find_ram(areas, sizes)
+    if mapped is None:
         return unread(f"{path} does not show which of the process's memory is the RAM")
     return replace(
         ram,
@@ -161,7 +174,13 @@ def _with_pages(ram: GuestRam, sizes: list[int], pid: int | None, asker: Asker) 
         page_size=min(one.page_size for one in mapped),
         transparent_huge=sum(one.transparent_huge for one in mapped),
         resident=sum(one.resident for one in mapped),
+        # With `-overcommit mem-lock=on` all of it is counted once more.
+        pinned=max(0, pinned - ram.size) if any(one.locked for one in mapped) else pinned,
     )
+
+
+def _pinned(status: str) -> int:
+    return sum(int(one) * 1024 for one in _PINNED.findall(status))
 
 
 async def _passthrough(asker: Asker, device: Device, files: OpenFiles | None) -> Passthrough:

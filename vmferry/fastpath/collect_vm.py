@@ -80,7 +80,7 @@ async def read_vm(side: QemuSide, name: str, links: Links) -> VmReading:
         controllers=None if storage is None else tuple(storage[0]),
         iothreads=iothreads,
         passthrough=None if passthrough is None else tuple(passthrough),
-        ram=await understood(asker, "ram", read_ram(asker, pid)),
+        ram=await understood(asker, "ram", read_ram(asker, pid, mapping=bool(passthrough))),
         running=None if status is None else status.get("status") == "running",
         migrating=None if migration is None else migration.get("status") in _MIGRATING,
         blocked=None if migration is None else tuple(migration.get("blocked-reasons", ())),

@@ -41,7 +41,8 @@ class HostFacts:
     huge_pages: Mapping[int, tuple[int, int]] | None = None
     transparent_huge_pages: str | None = None
     iommus: tuple[Iommu, ...] | None = None
-    iommu_groups: int | None = None
+    # Pages of all its IOMMUs' tables; None where this kernel does not count them.
+    iommu_tables: int | None = None
     hypervisor: str | None = None
     # Whether this user may make taps and bridges (CAP_NET_ADMIN).
     net_admin: bool | None = None
@@ -127,7 +128,10 @@ class Passthrough:
 @dataclass(frozen=True, slots=True)
 class GuestRam:
     """The VM's RAM: its backends, and how /proc/PID/smaps shows it mapped, in bytes. Where smaps
-    cannot be read, `ram` of what is unread says why, though there is a record."""
+    cannot be read, `ram` of what is unread says why, though there is a record.
+
+    `pinned`: so much of QEMU's memory is handed to devices. All of the mapping is only read of a VM
+    with such devices."""
 
     size: int
     backend: str
@@ -136,6 +140,7 @@ class GuestRam:
     share: bool | None
     transparent_huge: int | None = None
     resident: int | None = None
+    pinned: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,14 @@ from collections.abc import Mapping
 
 from vmferry.fastpath.facts import Facts, GuestRam, Iommu, Passthrough
 from vmferry.fastpath.finding import Evidence, Feature, Finding, Level
-from vmferry.fastpath.verdicts import NAME_A_VM, RESTART, Findings, saw
+from vmferry.fastpath.verdicts import NAME_A_VM, RESTART, Findings, Place, saw
 from vmferry.units import GIB, KIB, MIB, format_share, format_size
 
 # The capability register of VT-d, bits 34 and 35 (SLLPS): leaves of 2 MiB and 1 GiB.
 CAP_2M, CAP_1G = 1 << 34, 1 << 35
 # So much of the memory in large pages is all that can be had: the rest is what firmware needs.
 ENOUGH = 0.9
+_MAPPED_BY_A_TABLE = 512 * 4 * KIB
 _WHY = (
     "each 4 KiB then needs an entry of its own, 512 times as many as with 2 MiB; misses of the "
     "IOMMU's cache cost up to 20 % of the throughput at 200 Gbit/s (Farshin et al. 2023)"
@@ -160,11 +161,8 @@ def _effective(facts: Facts, device: Passthrough, out: Findings) -> None:
     place = out.at(Level.EFFECTIVE, "iommu-leaves", device.name)
     leaves = ((facts.deep.leaf_pages if facts.deep else None) or {}).get(device.host)
     if not leaves or not sum(leaves.values()):
-        reason = "the IOMMU's tables are read on demand only"
-        if facts.deep is not None:
-            reason = facts.deep.unread.get("leaf_pages", "the tables hold nothing for it")
-        change = f"run `{NAME_A_VM} --deep` as root, on a kernel with INTEL_IOMMU_DEBUGFS"
-        place.untold("the sizes in the IOMMU's tables are not known", why=reason, change=change)
+        if not _by_the_room(facts, place):
+            _unread_leaves(facts, place)
         return
     mapped = sum(size * count for size, count in leaves.items())
     large = sum(size * count for size, count in leaves.items() if size >= 2 * MIB)
@@ -180,6 +178,39 @@ def _effective(facts: Facts, device: Passthrough, out: Findings) -> None:
         change=f"what the findings above name; if there are none, the RAM: {_HUGE}",
         cost=RESTART,
     )
+
+
+def _by_the_room(facts: Facts, place: Place) -> bool:
+    """Whether the tables of all the host's IOMMUs are too small for leaves of 4 KiB: a page of them
+    has 512 entries."""
+    tables = facts.host.iommu_tables if facts.host else None
+    ram = facts.vm.ram if facts.vm else None
+    if tables is None or ram is None or not ram.size or (ram.pinned or 0) < ENOUGH * ram.size:
+        return False
+    share = 1 - tables * _MAPPED_BY_A_TABLE / ram.size
+    if share < ENOUGH:
+        return False
+    place.ok(
+        f"{format_share(share)} of the RAM or more is in large leaves: the tables have no room "
+        "for more small ones",
+        saw(
+            "/proc/PID/status, VmLck and VmPin",
+            f"{format_size(ram.pinned or 0)} for devices, of {format_size(ram.size)} of RAM",
+        ),
+        saw(
+            "/proc/vmstat, nr_iommu_pages",
+            f"{tables:,}: leaves of 4 KiB for {format_size(tables * _MAPPED_BY_A_TABLE)} at most",
+        ),
+    )
+    return True
+
+
+def _unread_leaves(facts: Facts, place: Place) -> None:
+    reason = "the IOMMU's tables are read on demand only"
+    if facts.deep is not None:
+        reason = facts.deep.unread.get("leaf_pages", "the tables hold nothing for it")
+    change = f"run `{NAME_A_VM} --deep` as root, on a kernel with INTEL_IOMMU_DEBUGFS"
+    place.untold("the sizes in the IOMMU's tables are not known", why=reason, change=change)
 
 
 def _leaves(device: Passthrough, leaves: Mapping[int, int]) -> Evidence:
