@@ -76,6 +76,8 @@ def test_a_whole_host(tmp_path: Path) -> None:
         Iommu("smmu3.0", "other", None, None),
     )
     assert facts.iommu_tables == 323
+    make(tmp_path, {"proc/interrupts": " 27: 0 1 IR-PCI-MSI-0000:00:02.0 0-edge ahci\n"})
+    assert read_host(tmp_path).iommu_tables == 323 - 256
     assert facts.hypervisor == "QEMU"
     assert facts.net_admin is True
     assert dict(facts.unread) == {}

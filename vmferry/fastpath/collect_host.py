@@ -28,6 +28,9 @@ _CHOSEN = re.compile(r"\[(\S+)\]")
 _RELEASE = re.compile(r"[\w.+~-]{1,64}")
 _RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
 _TABLES = re.compile(r"^nr_iommu_pages (\d{1,18})$", re.MULTILINE)
+_REMAPPED = re.compile(r" IR-")
+# Linux drivers/iommu/intel/irq_remapping.c: 65,536 entries of 16 bytes for each IOMMU, or none.
+_INTERRUPT_TABLE = 256
 _CAPABILITIES = re.compile(r"^CapEff:\s*([0-9a-f]{1,32})$", re.MULTILINE)
 # Of linux/capability.h.
 _NET_ADMIN = 12
@@ -46,6 +49,7 @@ def read_host(root: Path = Path("/")) -> HostFacts:
     cpuinfo = _cpuinfo(tree)
     flags = _flags(cpuinfo, unread)
     sources = tree.text("clocksources", f"{_CLOCK}/available_clocksource")
+    iommus = _iommus(tree)
     return HostFacts(
         architecture=os.uname().machine,
         kernel=kernel,
@@ -61,8 +65,8 @@ def read_host(root: Path = Path("/")) -> HostFacts:
         clocksources=None if sources is None else tuple(sources.split()),
         huge_pages=_huge_pages(tree),
         transparent_huge_pages=_transparent(tree),
-        iommus=_iommus(tree),
-        iommu_tables=_tables(tree),
+        iommus=iommus,
+        iommu_tables=_tables(tree, iommus),
         hypervisor=_hypervisor(tree, flags),
         net_admin=_net_admin(tree),
         unread=unread,
@@ -199,10 +203,15 @@ def _iommu(tree: Tree, folder: str) -> Iommu:
     return Iommu(name, "other", None, None)
 
 
-def _tables(tree: Tree) -> int | None:
+def _tables(tree: Tree, iommus: tuple[Iommu, ...] | None) -> int | None:
     """The kernel brings the counts of its CPUs together each second."""
     match = _TABLES.search(tree.maybe("/proc/vmstat") or "")
-    return None if match is None else int(match[1])
+    if match is None:
+        return None
+    intel = sum(one.kind == "intel" for one in iommus or ())
+    if intel and _REMAPPED.search(tree.maybe("/proc/interrupts") or "") is not None:
+        return int(match[1]) - _INTERRUPT_TABLE * intel
+    return int(match[1])
 
 
 def _hypervisor(tree: Tree, flags: frozenset[str] | None) -> str | None:

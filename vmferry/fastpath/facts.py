@@ -41,7 +41,7 @@ class HostFacts:
     huge_pages: Mapping[int, tuple[int, int]] | None = None
     transparent_huge_pages: str | None = None
     iommus: tuple[Iommu, ...] | None = None
-    # Pages of all its IOMMUs' tables; None where this kernel does not count them.
+    # Pages of its IOMMUs' tables but for those of interrupts; None where the kernel counts none.
     iommu_tables: int | None = None
     hypervisor: str | None = None
     # Whether this user may make taps and bridges (CAP_NET_ADMIN).

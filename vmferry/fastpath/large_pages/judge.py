@@ -198,7 +198,7 @@ def _by_the_room(facts: Facts, place: Place) -> bool:
             f"{format_size(ram.pinned or 0)} for devices, of {format_size(ram.size)} of RAM",
         ),
         saw(
-            "/proc/vmstat, nr_iommu_pages",
+            "/proc/vmstat, nr_iommu_pages but those for interrupts",
             f"{tables:,}: leaves of 4 KiB for {format_size(tables * _MAPPED_BY_A_TABLE)} at most",
         ),
     )
