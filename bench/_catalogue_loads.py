@@ -19,7 +19,7 @@ class Load:
     settle: float = 2.0
 
 
-def _datagrams(target: str, size: int, flows: int) -> str:
+def datagrams(target: str, size: int, flows: int) -> str:
     """Sends UDP from so many ports, some thousands a second at most: a flood leaves no time for
     those who receive it."""
     return (
@@ -70,10 +70,10 @@ _GUEST, _EVERYBODY = "192.168.77.77", "192.168.77.255"
 
 LOADS: Mapping[str, Load] = {
     "none": Load(settle=0.0),
-    "net": Load(host=_datagrams(_GUEST, 200, 48)),
-    "one-flow": Load(host=_datagrams(_GUEST, 200, 1)),
-    "send-large": Load(guest=_datagrams(_EVERYBODY, 1400, 16)),
-    "send-small": Load(guest=_datagrams(_EVERYBODY, 20, 16)),
+    "net": Load(host=datagrams(_GUEST, 200, 48)),
+    "one-flow": Load(host=datagrams(_GUEST, 200, 1)),
+    "send-large": Load(guest=datagrams(_EVERYBODY, 1400, 16)),
+    "send-small": Load(guest=datagrams(_EVERYBODY, 20, 16)),
     "disk": Load(guest=_DISKS, settle=4.0),
     "locks": Load(guest=f"labload lock $((2 * $(nproc))) {_SECONDS} > /dev/null 2>&1 &"),
     "migration": Load(_migration("16777216"), _WRITER, settle=4.0),
