@@ -12,9 +12,8 @@ import pytest
 from bench._catalogue_case import problems
 from bench._catalogue_cases import CASES
 from bench.catalogue import carry_out
-from lab.lab import Lab
 from lab.machine import Options
-from tests.lab.common import shared_lab
+from tests.lab.common import SharedHost, shared_host
 
 # The first builds the lab where that was never done on this machine.
 pytestmark = pytest.mark.timeout(1200)
@@ -22,8 +21,8 @@ BY_NAME = {case.name: case for case in CASES}
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    yield from shared_lab(1, Options())
+def shared() -> Iterator[SharedHost]:
+    yield from shared_host(Options())
 
 
 @pytest.mark.parametrize(
@@ -39,5 +38,6 @@ def lab() -> Iterator[Lab]:
         "virtio-scsi with an iothread",
     ],
 )
-async def test_a_case_is_judged_as_it_should_be(lab: Lab, name: str) -> None:
-    assert problems(BY_NAME[name], await carry_out(lab.hosts[0], BY_NAME[name])) == []
+async def test_a_case_is_judged_as_it_should_be(shared: SharedHost, name: str) -> None:
+    findings = await shared.run(lambda host: carry_out(host, BY_NAME[name]))
+    assert problems(BY_NAME[name], findings) == []
