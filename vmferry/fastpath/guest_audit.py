@@ -350,10 +350,7 @@ def clock_ns(by_call: bool) -> float:
 
 
 def per_call(loop: "Callable[[int], object]") -> float:
-    """Nanoseconds of one round of a loop; some clocks take 20 ns and some 20 microseconds.
-
-    The quickest of several: of the others the host may have taken the CPU away.
-    """
+    """Nanoseconds of one round: of the quickest of several loops, since we may lose the CPU."""
 
     def seconds(times: int) -> float:
         began = time.perf_counter()
