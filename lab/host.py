@@ -16,6 +16,7 @@ from vmferry.errors import UsageError
 from vmferry.host.process import ProcessId
 
 GUESTS = "/run/labguests"
+_ENDS_WITHIN = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,8 @@ class Host:
         return self.qemu.alive()
 
     def _last_words(self) -> str:
-        return "" if self.alive() else process.said(self.files)
+        # QEMU removes its sockets a moment before it has ended.
+        return process.said(self.files) if self.qemu.wait_dead(_ENDS_WITHIN) else ""
 
 
 def host_index(name: str) -> int:

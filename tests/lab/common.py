@@ -16,6 +16,8 @@ from lab.lab import Lab
 from lab.machine import Options
 
 T = TypeVar("T")
+_HOSTS = 3
+_ENDS_WITHIN = 3.0
 Prepare = Callable[[Host], Awaitable[None]]
 
 
@@ -34,17 +36,18 @@ class SharedHost:
         self._environment = dict(os.environ)
 
     async def run(self, body: Callable[[Host], Awaitable[T]]) -> T:
-        """What `body` returns. Where the host itself ended meanwhile, it is run on a new one: the
-        emulator's SVM loses one in a thousand minutes or so of nested guests (docs/lab.md)."""
-        host = await self._host()
-        try:
-            return await body(host)
-        except LabError as error:
-            if host.alive():
-                raise
-            sys.stderr.write(f"once more on another host: {error.message}\n")
-            self.end()
-            return await body(await self._host())
+        """What `body` returns. Where the host itself ended meanwhile, it is run on a new one, at
+        most twice: the emulator's SVM loses one now and then (docs/lab.md)."""
+        for _ in range(_HOSTS - 1):
+            host = await self._host()
+            try:
+                return await body(host)
+            except LabError as error:
+                if not host.qemu.wait_dead(_ENDS_WITHIN):
+                    raise
+                sys.stderr.write(f"once more on another host: {error.message}\n")
+                self.end()
+        return await body(await self._host())
 
     async def _host(self) -> Host:
         if self._lab is None:
