@@ -29,6 +29,7 @@ from tests.pure.catalogue_parts import (
 )
 from tests.pure.catalogue_planted import (
     APART,
+    BY_PAGE,
     HINT,
     NVME,
     PLANTED,
@@ -365,3 +366,10 @@ def test_leaves_are_large_where_the_tables_have_no_room_for_small_ones(
     findings = JUDGES[Feature.LARGE_PAGES](facts)
     (leaves,) = (one for one in findings if one.check == "iommu-leaves")
     assert leaves.verdict is verdict
+
+
+@pytest.mark.parametrize(("container", "told"), [("vfio", True), ("", True), ("iommufd", False)])
+def test_a_parameter_of_vfios_own_module_is_nothing_to_iommufd(container: str, told: bool) -> None:
+    devices = (replace(NVME, container=container),)
+    findings = JUDGES[Feature.LARGE_PAGES](Facts(BY_PAGE, vm(passthrough=devices), window()))
+    assert any(one.check == "vfio-huge-pages" for one in findings) is told

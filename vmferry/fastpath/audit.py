@@ -22,6 +22,7 @@ from vmferry.fastpath.collect_window import WindowReader
 from vmferry.fastpath.facts import DeepFacts, Facts, GuestFacts, HostFacts, VmFacts, Window
 from vmferry.fastpath.finding import Feature, Finding, Level, Verdict
 from vmferry.fastpath.guest_access import GuestAccess, GuestUntold, ThisMachine, read_guest
+from vmferry.fastpath.libvirt_words import with_libvirts_words
 from vmferry.host.sockets import peer_of
 from vmferry.hypervisor.qemu.lifecycle import current_instance
 from vmferry.hypervisor.qemu.qmp import QmpError, QmpGone
@@ -119,6 +120,8 @@ async def audit(request: Request, judges: Mapping[Feature, Judge]) -> Audit:
         found, bug = judged(feature, judges[feature], facts)
         findings += found
         bugs += [bug] if bug else []
+    if facts.vm is not None:
+        findings = with_libvirts_words(findings, facts.vm.libvirt_xml)
     return Audit(
         subject, request.features, facts, tuple(findings), time.monotonic() - began, tuple(bugs)
     )

@@ -89,7 +89,10 @@ def _offered(facts: Facts, out: Findings) -> None:
 def _vfio(facts: Facts, out: Findings) -> None:
     modules = (facts.host.modules if facts.host else None) or {}
     value = modules.get("vfio_iommu_type1", {}).get("disable_hugepages")
-    if value not in ("Y", "y", "1"):
+    devices = (facts.vm.passthrough if facts.vm else None) or ()
+    # iommufd maps without this module.
+    others = bool(devices) and all(one.container == "iommufd" for one in devices)
+    if value not in ("Y", "y", "1") or others:
         return
     name = "/sys/module/vfio_iommu_type1/parameters/disable_hugepages"
     out.at(Level.OFFERED, "vfio-huge-pages").wrong(
