@@ -95,8 +95,8 @@ async def _migration(guest: Guest, path: Path, core: int, spare: int) -> AsyncIt
         assert sink.stdout is not None
         await asyncio.wait_for(sink.stdout.readline(), _START_SECONDS)  # it listens
         pin(sink.pid, frozenset({spare}))
-        # With a limit of nothing it ends only where nothing is dirty. 1 ms was enough to end it, and
-        # to stop the guest, where its vCPU had no core for a moment.
+        # With a limit of nothing it ends only where nothing is dirty. 1 ms was enough to end it,
+        # and to stop the guest, where its vCPU had no core for a moment.
         await guest.command("migrate-set-parameters", max_bandwidth=_UNLIMITED, downtime_limit=0)
         await guest.command("migrate", uri=f"unix:{path}")
         # The first pass has the memory that nobody writes.
