@@ -24,7 +24,8 @@ from vmferry.hypervisor.qemu.qmp import Qmp, QmpError, QmpGone
 # A nested guest of a host in software boots in about 12 s, and in 40 s beside another one.
 _BOOT_SECONDS = 240.0
 _START_SECONDS = 30.0
-_ANSWER_SECONDS = 120.0
+_ANSWER_SECONDS = 60.0
+_STATE_SECONDS = 5.0
 _POLL_SECONDS = 0.05
 _LONGEST = 16 << 20
 _PR_SET_PDEATHSIG = 1
@@ -81,7 +82,8 @@ class Guest:
                 told = (await reader.readexactly(size)).decode(errors="replace")
         except (TimeoutError, OSError, ValueError, EOFError) as error:
             raise GuestFailedError(
-                f"the guest did not answer '{command}' ({str(error) or 'too late'}): {self._said()}"
+                f"the guest did not answer '{command}' ({str(error) or 'too late'}; it is "
+                f"{await self._state()}): {self._said()}"
             ) from None
         if "error: " in told[:200]:
             raise GuestFailedError(f"the guest could not '{command}': {told[:300]}")
@@ -116,6 +118,14 @@ class Guest:
             return await self._qmp.execute(name, values, timeout)
         except QmpError as error:
             raise GuestFailedError(f"QEMU failed at {name}: {error}; {self._said()}") from None
+
+    async def _state(self) -> str:
+        """The VM's state as QEMU tells it."""
+        try:
+            told = await self.command("query-status", timeout=_STATE_SECONDS)
+        except GuestFailedError:
+            return "in a state that QEMU does not tell"
+        return str(told["status"])
 
     async def _monitor(self) -> Qmp:
         until = _now() + _START_SECONDS
