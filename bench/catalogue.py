@@ -72,23 +72,26 @@ async def _in_lab(
     left = list(bundles(cases))
     while left and time.monotonic() < until:
         async with Lab.up(1, vtd=vtd, cpus=cpus, append=append, say=_say) as lab:
-            # The host itself may end (docs/lab.md): the other cases need another one.
-            while left and lab.hosts[0].alive() and time.monotonic() < until:
-                await _bundle(lab.hosts[0], left.pop(0), results)
+            # The host itself may be lost (docs/lab.md): the other cases get another one.
+            well = True
+            while left and well and time.monotonic() < until:
+                well = await _bundle(lab.hosts[0], left.pop(0), results)
 
 
-async def _bundle(host: Host, bundle: Sequence[Case], results: Results) -> None:
+async def _bundle(host: Host, bundle: Sequence[Case], results: Results) -> bool:
+    """Whether it came to an audit."""
     began = time.monotonic()
     try:
         findings = await carry_out(host, together(bundle))
     except LabError as error:
         # It is no result of the audit; the cases are tried again by the next run.
         _say(f"{together(bundle).name}: {error.message}")
-        return
+        return False
     for case in bundle:
         row = _row(case, bundle, findings, time.monotonic() - began)
         results.once(case.name, lambda row=row: row)  # type: ignore[misc]
         _say(f"{case.name}: {'; '.join(row['problems']) or 'ok'}")
+    return True
 
 
 def _row(case: Case, bundle: Sequence[Case], findings: list[dict[str, Any]], seconds: float) -> Row:
