@@ -6,13 +6,16 @@ import asyncio
 import contextlib
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lab import places
 from lab.errors import LabError
 from lab.machine import Files
 from vmferry.host.process import ProcessId
+from vmferry.host.threads import cores_of
 from vmferry.hypervisor.qemu.qmp import Qmp, QmpError
 
 _START_SECONDS = 30.0
@@ -26,11 +29,16 @@ _started: list[subprocess.Popen[bytes]] = []
 def start(
     words: list[str], files: Files, environment: Mapping[str, str], *, tied: bool
 ) -> ProcessId:
-    """Start QEMU. `tied`: it dies with the thread that started it. Raises LabError."""
+    """Start QEMU. `tied`: it dies with the thread that started it. Raises LabError.
+
+    All its threads run on one core: VMRUN changes a vCPU's pending interrupts without the lock that
+    the other threads hold (helper_vmrun in svm_helper.c of QEMU 10.0.13), and where they run at the
+    same time, interrupts get lost.
+    """
     _started[:] = [one for one in _started if one.poll() is None]
     if tied:
         words = ["setpriv", "--pdeathsig", "KILL", *words]
-    with files.errors.open("ab") as log:
+    with files.errors.open("ab") as log, _on_one_core():
         try:
             process = subprocess.Popen(
                 words,
@@ -49,6 +57,18 @@ def start(
         return ProcessId.of(process.pid)
     except ProcessLookupError:
         raise LabError(f"QEMU ended at once: {said(files)}") from None
+
+
+@contextlib.contextmanager
+def _on_one_core() -> Iterator[None]:
+    """What is started meanwhile stays on the core with the fewest emulators of the same cache."""
+    ours = os.sched_getaffinity(0)
+    taken = Counter(core for one in of_folder(places.cache()) for core in cores_of(one.pid))
+    os.sched_setaffinity(0, {min(sorted(ours), key=lambda core: taken[core])})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, ours)
 
 
 def end(process: ProcessId) -> None:

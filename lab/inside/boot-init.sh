@@ -6,7 +6,11 @@ mkdir -p /proc /sys /dev /new
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
-while read -r module; do insmod "/modules/$module.ko"; done </modules/order
+# insmod does not look for a module's parameters on the kernel's line, as modprobe does.
+while read -r module; do
+    # shellcheck disable=SC2046  # one word for each parameter
+    insmod "/modules/$module.ko" $(tr ' ' '\n' </proc/cmdline | sed -n "s/^$module\.//p")
+done </modules/order
 
 label='' overlay=''
 # shellcheck disable=SC2013  # words are wanted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from lab.lab import Lab
 from lab.machine import Options
 from tests.lab.common import shared_lab
+from vmferry.host.threads import cores_of, tids_of
 
 # The first builds the lab where that was never done on this machine.
 pytestmark = pytest.mark.timeout(1200)
@@ -36,6 +38,15 @@ async def test_hosts_from_one_state_are_not_the_same(lab: Lab) -> None:
     told = [(await host.run(script)).check().text.split() for host in lab.hosts]
     assert [one[0] for one in told] == ["lab-a", "lab-b"]
     assert all(first != second for first, second in zip(*told, strict=True))
+
+
+async def test_each_host_is_emulated_on_one_core(lab: Lab) -> None:
+    """On two cores its SVM loses interrupts (lab/process.py)."""
+    tids = [tids_of(host.qemu.pid) for host in lab.hosts]
+    cores = [{cores_of(tid) for tid in of_host} for of_host in tids]
+    assert [len(each) for of_host in cores for each in of_host] == [1, 1]
+    if len(os.sched_getaffinity(0)) > 1:
+        assert cores[0] != cores[1]
 
 
 async def test_hosts_have_the_time(lab: Lab) -> None:
