@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -52,6 +52,8 @@ kind = "bridge"
 bridge = "br1"
 zero_copy = true
 {BOOT}"""
+# A rehearsal and an audit take an emulated CPU for seconds: not the one that the vCPU is on.
+BESIDE_VCPU = "taskset -c 0"
 TESTGUEST = '[boot]\nkernel = "testguest"\n'
 PINNED = f'[cpu]\npin = [1]\n[memory]\nsize = "384MiB"\n{TESTGUEST}'
 LARGE = f'[memory]\nsize = "2GiB"\n{TESTGUEST}[[passthrough]]\nhost = "DEVICE"\n'
@@ -112,10 +114,12 @@ async def work(host: Host, name: str, load: str) -> None:
 Findings = list[dict[str, Any]]
 
 
-async def audited(host: Host, name: str, *words: str, inside: bool) -> Findings:
-    """What an audit finds, with a look into the guest or without."""
+async def audited(
+    host: Host, name: str, *words: str, inside: bool, under: Sequence[str] = ()
+) -> Findings:
+    """What an audit finds, with a look into the guest or without; `under` is the command's own."""
     via = f"labguest run {name} -c 'exec python3 -' --timeout 150"
-    command = ["vmferry", "audit", name, "--json", "--window", "3s", *words]
+    command = [*under, "vmferry", "audit", name, "--json", "--window", "3s", *words]
     done = await host.run([*command, *(("--guest-via", via) if inside else ())], timeout=300)
     assert done.status in (0, 7), done.complaint
     lines = [json.loads(line) for line in done.text.splitlines()]
@@ -152,11 +156,13 @@ async def test_spinlocks(shared: SharedHost) -> None:
 
 async def of_a_migration(host: Host) -> Findings:
     async with running(host, "mover", PINNED):
-        rehearsal = "vmferry rehearse mover --bandwidth 1MiB/s --for 200s > /dev/null 2>&1 &"
+        rehearsal = (
+            f"{BESIDE_VCPU} vmferry rehearse mover --bandwidth 1MiB/s --for 200s > /dev/null 2>&1 &"
+        )
         moving = "until vmferry status mover --json | grep -q '\"active\"'; do sleep 1; done"
         script = f"{rehearsal} echo $! > {BESIDE}; {moving}"
         (await host.run(script, timeout=120)).check()
-        return await audited(host, "mover", inside=False)
+        return await audited(host, "mover", inside=False, under=BESIDE_VCPU.split())
 
 
 async def test_migration_thread(shared: SharedHost) -> None:
