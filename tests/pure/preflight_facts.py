@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from vmferry.fastpath.facts import Facts as AuditFacts
+from vmferry.fastpath.facts import HostFacts
+from vmferry.fastpath.finding import Finding
+from vmferry.fastpath.judges import JUDGES
 from vmferry.hypervisor.qemu.settings import NEEDED_AT_DESTINATION, NEEDED_AT_SOURCE
 from vmferry.preflight.facts import (
+    Audits,
     Backend,
     Cpu,
     Device,
@@ -129,3 +134,13 @@ def with_device(device: Device, **properties: Any) -> tuple[Device, ...]:
     assert QEMU.devices is not None
     changed = replace(device, properties={**device.properties, **properties})
     return tuple(changed if one is device else one for one in QEMU.devices)
+
+
+def between(source: HostFacts, destination: HostFacts) -> Facts:
+    """The fitting pair on two hosts, both audited."""
+    audits = Audits(_audited(source), _audited(destination))
+    return replace(ALIKE, to="tcp:b:4444", same_host=False, audits=audits)
+
+
+def _audited(host: HostFacts) -> tuple[Finding, ...]:
+    return tuple(one for judge in JUDGES.values() for one in judge(AuditFacts(host=host)))

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vmferry.cli.options import Destination, DestinationQmp, Json, VmArgument, check_to_qmp
+from vmferry.cli.options import (
+    Destination,
+    DestinationAudit,
+    DestinationQmp,
+    Json,
+    VmArgument,
+    absolute,
+    check_to_audit,
+    check_to_qmp,
+)
 from vmferry.cli.output import Output
 
 if TYPE_CHECKING:
@@ -24,6 +33,7 @@ def check(
     vm: VmArgument,
     to: Destination,
     to_qmp: DestinationQmp = None,
+    to_audit: DestinationAudit = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Show the evidence of what is right as well.")
     ] = False,
@@ -35,7 +45,8 @@ def check(
     from vmferry.move.check import check as check_move
 
     check_to_qmp(to_qmp, to)
-    request = CheckRequest(vm, to, str(to_qmp.absolute()) if to_qmp is not None else None)
+    check_to_audit(to_audit, to)
+    request = CheckRequest(vm, to, absolute(to_qmp), absolute(to_audit))
     with Journal.open() as journal:
         preflight = asyncio.run(check_move(request, journal))
     output = Output(as_json=json)

@@ -11,9 +11,12 @@ import typer
 
 from vmferry.cli.options import (
     Destination,
+    DestinationAudit,
     DestinationQmp,
     Json,
     VmArgument,
+    absolute,
+    check_to_audit,
     check_to_qmp,
     check_writable,
     duration,
@@ -64,6 +67,7 @@ def migrate(
     vm: VmArgument,
     to: Destination,
     to_qmp: DestinationQmp = None,
+    to_audit: DestinationAudit = None,
     policy: Annotated[PolicyName, typer.Option(help="Who steers.")] = PolicyName.FIXED,
     profile: Annotated[
         Profile | None, typer.Option(help="classic: 32 MiB/s and 300 ms, as of old.")
@@ -110,6 +114,7 @@ def migrate(
     from vmferry.move.run import Request
     from vmferry.policy.base import Limits
 
+    check_to_audit(to_audit, to)
     _check(to_qmp, to, bandwidth, downtime, deadline, trace)
     _check_forced(force or [])
     if bandwidth is None and profile is Profile.CLASSIC:
@@ -124,7 +129,8 @@ def migrate(
             bandwidth=bandwidth or 0,
             deadline=deadline,
         ),
-        to_qmp=str(to_qmp.absolute()) if to_qmp is not None else None,
+        to_qmp=absolute(to_qmp),
+        to_audit=absolute(to_audit),
         policy=policy.value,
         pin_apart=pin_migration is Pinning.AUTO,
         verify=verify,

@@ -62,6 +62,11 @@ def check_writable(option: str, path: Path) -> None:
         raise UsageError(f"{option}: {path} cannot be written: {error.strerror}") from None
 
 
+def absolute(path: Path | None) -> str | None:
+    """The path for another process, which may be in another folder."""
+    return None if path is None else str(path.absolute())
+
+
 def check_to_qmp(to_qmp: Path | None, to: str) -> None:
     """See that --to-qmp is a socket, and goes with --to. Raises UsageError."""
     from vmferry.errors import UsageError
@@ -75,6 +80,14 @@ def check_to_qmp(to_qmp: Path | None, to: str) -> None:
             raise UsageError(f"--to-qmp: {to_qmp}: {error.strerror}") from None
         if not found:
             raise UsageError(f"--to-qmp: {to_qmp} is not a socket")
+
+
+def check_to_audit(to_audit: Path | None, to: str) -> None:
+    """See that --to-audit goes with --to. Raises UsageError."""
+    from vmferry.errors import UsageError
+
+    if to_audit is not None and to == "local":
+        raise UsageError("--to-audit is for another host, and --to local is this one")
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print NDJSON on standard output.")]
@@ -93,4 +106,12 @@ Destination = Annotated[
 DestinationQmp = Annotated[
     Path | None,
     typer.Option("--to-qmp", metavar="PATH", help="The QMP socket of the QEMU that waits at DEST."),
+]
+DestinationAudit = Annotated[
+    Path | None,
+    typer.Option(
+        "--to-audit",
+        metavar="FILE",
+        help="What `vmferry audit --host --json` printed on the destination's host.",
+    ),
 ]

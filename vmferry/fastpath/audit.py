@@ -20,7 +20,7 @@ from vmferry.fastpath.collect_host import read_host
 from vmferry.fastpath.collect_vm import names_its_threads, read_vm
 from vmferry.fastpath.collect_window import WindowReader
 from vmferry.fastpath.facts import DeepFacts, Facts, GuestFacts, HostFacts, VmFacts, Window
-from vmferry.fastpath.finding import Feature, Finding, Level, Verdict
+from vmferry.fastpath.finding import Feature, Finding, Level, Verdict, worst_of
 from vmferry.fastpath.guest_access import GuestAccess, GuestUntold, ThisMachine, read_guest
 from vmferry.fastpath.libvirt_words import with_libvirts_words
 from vmferry.host.sockets import peer_of
@@ -34,6 +34,8 @@ Judge = Callable[[Facts], list[Finding]]
 
 WINDOW_SECONDS = 1.0
 NOT_LOOKED = "nobody looked into the guest"
+# What the last line of an audit with `host` calls its subject.
+THIS_HOST = "this host"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +51,9 @@ class Audit:
 
     def verdict(self, feature: Feature, level: Level) -> Verdict | None:
         """The worst that was found; None where the question does not arise for this subject."""
-        found = [
-            one.verdict for one in self.findings if one.feature is feature and one.level is level
-        ]
-        # Beside a device that is right, one that could not use it takes nothing away.
-        told = [verdict for verdict in found if verdict is not Verdict.UNUSED] or found
-        return max(told, key=list(Verdict).index, default=None)
+        found = (one for one in self.findings if one.feature is feature and one.level is level)
+        worst = worst_of(found)
+        return None if worst is None else worst.verdict
 
     @property
     def exit_status(self) -> int:
@@ -111,7 +110,7 @@ async def audit(request: Request, judges: Mapping[Feature, Judge]) -> Audit:
         subject, facts = request.vm, await _of_vm(request.vm, request)
     elif request.host:
         host = await asyncio.to_thread(read_host)
-        subject, facts = "this host", Facts(host=host, no_guest="this is about the host alone")
+        subject, facts = THIS_HOST, Facts(host=host, no_guest="this is about the host alone")
     else:
         subject, facts = "this machine as a guest", await _of_guest(request)
     findings: list[Finding] = []

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 
 class Feature(enum.Enum):
@@ -82,3 +83,37 @@ class Finding:
             "change": self.change or None,
             "cost": self.cost or None,
         }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        """What `to_json` gave. Raises ValueError, which says what is wrong."""
+        try:
+            return cls(
+                Feature(record["feature"]),
+                Level(record["level"]),
+                _text(record["check"]),
+                Verdict(record["verdict"]),
+                _text(record["what"]),
+                tuple(
+                    Evidence(_text(one["where"]), _text(one["value"])) for one in record["evidence"]
+                ),
+                *(_text(record[name] or "") for name in ("subject", "why", "change", "cost")),
+            )
+        except KeyError as error:
+            raise ValueError(f"it has no {error}") from None
+        except TypeError:
+            raise ValueError("a value in it is of another kind") from None
+
+
+def worst_of(findings: Iterable[Finding]) -> Finding | None:
+    """The first of the worst. Beside a device that is right, one that could not use the fast path
+    takes nothing away."""
+    found = list(findings)
+    told = [one for one in found if one.verdict is not Verdict.UNUSED] or found
+    return max(told, key=lambda one: list(Verdict).index(one.verdict), default=None)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text")
+    return value

@@ -6,12 +6,14 @@ at, and ended again. A move looks at the very instance that is to take the VM.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vmferry.errors import RefusedError, UsageError
+from vmferry.fastpath.finding import Finding as Audited
 from vmferry.hypervisor.qemu.instance import Instance
 from vmferry.hypervisor.qemu.launch import LaunchError, launch
 from vmferry.hypervisor.qemu.migration import EventInbox
@@ -19,7 +21,7 @@ from vmferry.hypervisor.qemu.orphans import end_orphans
 from vmferry.hypervisor.qemu.qmp import QmpError
 from vmferry.hypervisor.qemu.side import QemuSide
 from vmferry.journal import Journal
-from vmferry.move.prepare import NOT_OURS, party_of, reach_source, unsettled_run, waiting_party
+from vmferry.move.prepare import NOT_OURS, party_of, reach_source, seen_party, unsettled_run
 from vmferry.preflight.collect import Planned, collect
 from vmferry.preflight.finding import Finding
 from vmferry.preflight.registry import Preflight, run_checks
@@ -41,20 +43,32 @@ class CheckRequest:
     vm: str
     to: str
     to_qmp: str | None = None
+    to_audit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """A destination that can be asked, or why there is none."""
+    """A destination that can be asked, or why there is none; and the audit of its host."""
 
     side: QemuSide | None = None
     unseen: str = ""
     start_problem: str = ""
+    audit: tuple[Audited, ...] | None = None
+
+
+async def read_to_audit(to_audit: str | None) -> tuple[Audited, ...] | None:
+    """What `--to-audit` names, where it is given. Raises UsageError."""
+    if to_audit is None:
+        return None
+    from vmferry.preflight.collect_audit import read_audit
+
+    return await asyncio.to_thread(read_audit, Path(to_audit))
 
 
 async def check(request: CheckRequest, journal: Journal) -> Preflight:
     """Every reason against a move, and nothing changed. Raises VmferryError."""
     address, to = parse_vm(request.vm), parse_destination(request.to)
+    audit = await read_to_audit(request.to_audit)
     # A move at the same time would take our look for somebody else, and we its destination.
     with MoveLock.acquire(address.key, "check"):
         source = await reach_source(address, EventInbox())
@@ -68,19 +82,24 @@ async def check(request: CheckRequest, journal: Journal) -> Preflight:
                 seen = _destination(source.instance, to)
             async with seen as destination:
                 last = unsettled.id if unsettled is not None else ""
-                return await _preflight(source.name, source.side, to, destination, last)
+                seen_there = replace(destination, audit=audit)
+                return await _preflight(source.name, source.side, to, seen_there, last)
         finally:
             await source.side.close()
 
 
 async def check_before(
-    vm: str, source: QemuSide, to: Destination, destination: QemuSide | None
+    vm: str,
+    source: QemuSide,
+    to: Destination,
+    destination: QemuSide | None,
+    audit: tuple[Audited, ...] | None,
 ) -> Preflight:
     """The same for a move whose sides are open, and whose VM no earlier move has left half-way.
 
     Raises RefusedError.
     """
-    return await _preflight(vm, source, to, _Seen(destination, UNSEEN), "")
+    return await _preflight(vm, source, to, _Seen(destination, UNSEEN, audit=audit), "")
 
 
 def refuse_blocked(preflight: Preflight, forced: Iterable[str]) -> None:
@@ -105,7 +124,9 @@ def _remedy(finding: Finding) -> str:
 async def _preflight(
     vm: str, source: QemuSide, to: Destination, seen: _Seen, unsettled: str
 ) -> Preflight:
-    planned = Planned(vm, to, source, seen.side, seen.unseen, seen.start_problem, unsettled)
+    planned = Planned(
+        vm, to, source, seen.side, seen.unseen, seen.start_problem, unsettled, seen.audit
+    )
     try:
         return run_checks(await collect(planned))
     except QmpError as error:
@@ -120,7 +141,7 @@ async def _nobody(seen: _Seen) -> AsyncIterator[_Seen]:
 @contextlib.asynccontextmanager
 async def _waiting(path: Path, source: QemuSide) -> AsyncIterator[_Seen]:
     """A QEMU that somebody else has made wait. Raises UsageError."""
-    side = waiting_party(path, source).side(recovering=False)
+    side = seen_party(path, source).side(recovering=False)
     try:
         await side.connect()
         yield _Seen(side)

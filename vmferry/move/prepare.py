@@ -148,15 +148,21 @@ def _qemu_at(path: Path) -> ProcessId | None:
     has opened the socket for QEMU. What becomes of it would be taken for what becomes of the VM.
     """
     process = peer_of(path)
-    words = process.words() if process is not None else []
-    if process is None or not words or "qemu" in Path(words[0]).name:
-        return process
-    if not _QEMU_WORDS.isdisjoint(words):
+    other = _other_program(process)
+    if process is None or not other:
         return process
     raise RefusedError(
-        f"who listens at {path} is no QEMU, but process {process.pid}: {words[0]}",
+        f"who listens at {path} is no QEMU, but process {process.pid}: {other}",
         hint="name a QMP socket of the QEMU itself, on the host where it runs",
     )
+
+
+def _other_program(process: ProcessId | None) -> str:
+    """The program of a process that is no QEMU; empty where it is one, or that cannot be told."""
+    words = process.words() if process is not None else []
+    if not words or "qemu" in Path(words[0]).name or not _QEMU_WORDS.isdisjoint(words):
+        return ""
+    return words[0]
 
 
 def _source_party(address: VmAddress) -> tuple[Party, Instance | None, str]:
@@ -234,7 +240,18 @@ async def open_waiting(to_qmp: Path, source: Source, inbox: EventInbox) -> Desti
 
 def waiting_party(to_qmp: Path, source: QemuSide) -> Party:
     """The QEMU at that socket, as a destination. Raises UsageError or RefusedError."""
-    process = _qemu_at(to_qmp)
+    return _party_at(to_qmp, _qemu_at(to_qmp), source)
+
+
+def seen_party(to_qmp: Path, source: QemuSide) -> Party:
+    """The same for a look alone, by a socket that may be another host's, passed on by ssh or socat:
+    what becomes of QEMU's process is then not to be seen. Raises UsageError."""
+    process = peer_of(to_qmp)
+    party = _party_at(to_qmp, process, source)
+    return replace(party, process=None) if _other_program(process) else party
+
+
+def _party_at(to_qmp: Path, process: ProcessId | None, source: QemuSide) -> Party:
     if process is None:
         raise UsageError(f"--to-qmp: nobody answers at {to_qmp}")
     if process == source.process:

@@ -15,6 +15,7 @@ from typing import Any
 from vmferry import __version__
 from vmferry.controller import Controller, Ending
 from vmferry.errors import VmferryError
+from vmferry.fastpath.finding import Finding as Audited
 from vmferry.handover import Goal, Move, Settled
 from vmferry.host.standard_error import StandardError
 from vmferry.hypervisor.base import Process
@@ -24,7 +25,7 @@ from vmferry.hypervisor.qemu.qmp import QmpError
 from vmferry.hypervisor.qemu.side import QemuSide
 from vmferry.journal import Journal, JournalError
 from vmferry.move.account import Account
-from vmferry.move.check import BlockedError, check_before, refuse_blocked
+from vmferry.move.check import BlockedError, check_before, read_to_audit, refuse_blocked
 from vmferry.move.cost import CostMeter
 from vmferry.move.guest import GuestWatch
 from vmferry.move.known import known_of, setting_of
@@ -72,6 +73,7 @@ class Request:
     to: str
     limits: Limits
     to_qmp: str | None = None
+    to_audit: str | None = None
     policy: str = "fixed"
     pin_apart: bool = False
     verify: bool = False
@@ -139,6 +141,7 @@ class MoveRun:
         self._journal = journal
         self._tell = tell
         self._inbox = EventInbox()
+        self._audit: tuple[Audited, ...] | None = None
         self._controller: Controller | None = None
         self._cancelled: str | None = None
 
@@ -155,6 +158,7 @@ class MoveRun:
         """
         request = self._request
         address, to = parse_vm(request.vm), parse_destination(request.to)
+        self._audit = await read_to_audit(request.to_audit)
         with MoveLock.acquire(address.key, "migrate"):
             refuse_unsettled(self._journal, address.key)
             source = await open_source(address, self._inbox)
@@ -174,7 +178,7 @@ class MoveRun:
 
     async def _check(self, source: Source, to: Destination, destination: QemuSide | None) -> None:
         """Raises BlockedError where a condition forbids the move and was not forced."""
-        preflight = await check_before(source.name, source.side, to, destination)
+        preflight = await check_before(source.name, source.side, to, destination, self._audit)
         refuse_blocked(preflight, self._request.force)
         for finding in preflight.of(Verdict.BLOCKER):
             self._say(f"{finding.name} was forced: {finding.answer.what}")

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from vmferry.fastpath.finding import Finding
 from vmferry.hypervisor.qemu.qmp import QmpError
 from vmferry.hypervisor.qemu.side import QemuSide
 from vmferry.preflight.collect_host import read_host
 from vmferry.preflight.collect_listener import is_here, listens_at
 from vmferry.preflight.collect_qemu import read_qemu, with_all_features
-from vmferry.preflight.facts import Facts, Qemu
+from vmferry.preflight.facts import Audits, Facts, Qemu
 from vmferry.vm.address import Destination, Local
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
     """A move that somebody plans. `destination` is an open session with the QEMU that would take
-    the VM, or None where it cannot be seen, for the reason `unseen`."""
+    the VM, or None where it cannot be seen, for the reason `unseen`. `audit` is what an audit of
+    the destination's host found, where there is one."""
 
     vm: str
     to: Destination
@@ -26,6 +28,7 @@ class Planned:
     unseen: str = ""
     start_problem: str = ""
     unsettled: str = ""
+    audit: tuple[Finding, ...] | None = None
 
 
 async def collect(planned: Planned) -> Facts:
@@ -43,6 +46,7 @@ async def collect(planned: Planned) -> Facts:
     pids = [one.process.pid if one and one.process else None for one in (source, destination)]
     here = await asyncio.to_thread(is_here, planned.to)
     listener = await asyncio.to_thread(listens_at, planned.to, here, *pids)
+    same_host = _same_host(here, source, destination)
     return Facts(
         vm=planned.vm,
         to="local" if isinstance(planned.to, Local) else planned.to.uri,
@@ -56,7 +60,8 @@ async def collect(planned: Planned) -> Facts:
         listens_why=listener.where,
         listens_itself=listener.itself,
         unsettled=planned.unsettled,
-        same_host=_same_host(here, source, destination),
+        same_host=same_host,
+        audits=None if same_host else await _audits(planned),
     )
 
 
@@ -70,6 +75,14 @@ async def _destination(planned: Planned) -> tuple[Qemu | None, str]:
         return None, f"the destination does not answer: {error}"
     except Exception as error:
         return None, f"by a bug in vmferry: {type(error).__name__}: {error}"
+
+
+async def _audits(planned: Planned) -> Audits | None:
+    if planned.audit is None:
+        return None
+    from vmferry.preflight.collect_audit import audit_here
+
+    return Audits(await audit_here(), planned.audit)
 
 
 def _words(qemu: Qemu) -> frozenset[str]:

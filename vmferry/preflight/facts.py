@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from vmferry.fastpath.finding import Finding
+
 Scalar = bool | int | float | str
 Version = tuple[int, int, int]
 FileId = tuple[int, int]
@@ -183,6 +185,14 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
+class Audits:
+    """What `vmferry audit --host` finds on the source's host and has found on the destination's."""
+
+    source: tuple[Finding, ...]
+    destination: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """All that the checks may know of one planned move.
 
@@ -190,6 +200,7 @@ class Facts:
     vmferry starts it; then `start_problem` is why that does not work. `listens` is whether somebody
     waits for the stream; None where that cannot be told, for the reason `listens_why`; and
     `listens_itself` whether that is the destination. `same_host` is None where it cannot be told.
+    `audits` is None where nobody has audited the destination's host, or both sides are on one.
     """
 
     vm: str
@@ -205,6 +216,7 @@ class Facts:
     listens_itself: bool | None = None
     unsettled: str = ""
     same_host: bool | None = None
+    audits: Audits | None = None
 
     def pair(self) -> tuple[Qemu, Qemu]:
         """Source and destination. Raises UntoldError."""

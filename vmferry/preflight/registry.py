@@ -10,6 +10,7 @@ from vmferry.preflight.checks import (
     cpu,
     destination,
     devices,
+    hosts,
     machine,
     memory,
     network,
@@ -28,6 +29,7 @@ CHECKS: tuple[Check, ...] = (
     *devices.CHECKS,
     *storage.CHECKS,
     *network.CHECKS,
+    *hosts.CHECKS,
 )
 
 
