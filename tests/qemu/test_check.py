@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -29,8 +30,11 @@ from tests.qemu.check_cases import (
     device,
 )
 from tests.qemu.home import Home, migration_settings
+from tests.qemu.passed_on import passed_on
 from tests.qemu.test_launch import free_port
 from tests.qemu.testguest_vm import GuestVm
+from vmferry.fastpath.audit import Request, audit
+from vmferry.fastpath.judges import JUDGES
 from vmferry.hypervisor.qemu.binary import find_binary
 from vmferry.hypervisor.qemu.ram_trap import FIXED_IN
 from vmferry.hypervisor.qemu.side import QemuSide
@@ -120,6 +124,35 @@ def test_what_does_no_harm_is_not_held_against_a_move(
         found = findings(home, *words(home))
     wrong = {name: row["what"] for name, row in found.items() if row["verdict"] != "ok"}
     assert wrong == {}
+
+
+def test_another_host_by_its_audit_and_a_socket_that_is_passed_on(home: Home) -> None:
+    """A network for documentation stands for the host: an address that is not here."""
+    audited = asyncio.run(audit(Request(host=True), JUDGES))
+    told = [one.to_json() for one in audited.findings]
+    worse = [{**one, "verdict": "misconfigured", "change": "mend it"} for one in told]
+    right = [{**one, "verdict": "ok"} for one in told]
+    vm, elsewhere = f"qmp:{home.folder}/source.sock", ("--to", "tcp:192.0.2.1:4444")
+    file, socket = home.folder / "b.json", home.folder / "passed-on.sock"
+    with pair(home), passed_on(socket, home.folder / "destination.sock"):
+        there = (*elsewhere, "--to-qmp", str(socket), "--to-audit", str(file))
+        file.write_text("\n".join(map(json.dumps, [*worse, audited.to_json()])))
+        found = findings(home, vm, *there)
+        assert found["host-fast-paths"]["verdict"] == "warning"
+        assert "mend it" in found["host-fast-paths"]["remedy"]
+        # QEMU is asked through the socket, and its process is not the one that passes it on.
+        assert {found[name]["verdict"] for name in ("vcpus", "devices", "destination-waits")} == {
+            "ok"
+        }
+        assert {found[name]["verdict"] for name in ("cpu-affinity", "network-vhost")} == {
+            "cannot be told"
+        }
+        file.write_text("\n".join(map(json.dumps, [*right, audited.to_json()])))
+        assert findings(home, vm, *there)["host-fast-paths"]["verdict"] == "ok"
+        found = findings(home, vm, *elsewhere)
+        assert "`ssh 192.0.2.1 vmferry audit --host" in found["host-fast-paths"]["what"]
+        refused = home.call("migrate", vm, *there, status=3)
+        assert "is no QEMU, but process" in refused.stderr
 
 
 def test_settings_for_people_are_those_for_programs(home: Home) -> None:
