@@ -7,9 +7,11 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lab.host import Guest, Host
 from lab.lab import Lab
 from lab.machine import Options
 from tests.lab.common import shared_lab
@@ -113,3 +115,45 @@ async def test_guest_moves_from_host_to_host(lab: Lab) -> None:
     finally:
         await guest.stop()
         await waiting.stop()
+
+
+async def test_fast_paths_that_the_other_host_lacks_are_told_before_a_move(lab: Lab) -> None:
+    a, b = lab.hosts
+    harm = "rmmod vhost_net && echo N > /sys/module/kvm/parameters/eager_page_split"
+    (await b.run(harm)).check()
+    guest = await a.start_guest("pair")
+    waiting = await b.start_guest("pair", incoming="tcp:0.0.0.0:4445")
+    try:
+        # The guest's QEMU on the other host, as ssh or socat would pass it on.
+        socket = "/run/passed-on.sock"
+        await b.run(f"socat TCP-LISTEN:4446,fork,reuseaddr UNIX:{waiting.qmp_socket} &")
+        await a.run(f"socat UNIX-LISTEN:{socket},fork TCP:{b.address}:4446 &")
+        found = await _checked(a, b, guest, "--to-qmp", socket)
+        parity = found["host-fast-paths"]
+        assert parity["verdict"] == "warning"
+        evidence = {one["where"]: (one["source"], one["destination"]) for one in parity["evidence"]}
+        assert evidence == {
+            "/dev/vhost-net": ("there", "not there"),
+            "/sys/module/kvm/parameters/eager_page_split": ("Y", "N"),
+        }
+        assert "net-queues: modprobe vhost_net" in parity["remedy"]
+        assert "migration-thread: echo Y > " in parity["remedy"]
+        assert [name for name, row in found.items() if row["verdict"] == "blocker"] == []
+        assert found["devices"]["verdict"] == found["cpu-features"]["verdict"] == "ok"
+        mend = "modprobe vhost_net && echo Y > /sys/module/kvm/parameters/eager_page_split"
+        (await b.run(mend)).check()
+        found = await _checked(a, b, guest)
+        assert found["host-fast-paths"]["verdict"] == "ok"
+    finally:
+        await guest.stop()
+        await waiting.stop()
+
+
+async def _checked(a: Host, b: Host, guest: Guest, *words: str) -> dict[str, Any]:
+    """What `check` on one host finds of a move to the other, with an audit of that one."""
+    told = (await b.run("vmferry audit --host --json", timeout=120)).stdout
+    await a.run(["sh", "-c", "cat > b.json"], stdin=told)
+    to = ("--to", f"tcp:{b.address}:4445", "--to-audit", "b.json", *words)
+    check = ["vmferry", "check", f"qmp:{guest.qmp_socket}", *to, "--json"]
+    lines = (await a.run(check, timeout=240)).check().text.splitlines()
+    return {row["name"]: row for row in map(json.loads, lines[:-1])}

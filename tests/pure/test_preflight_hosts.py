@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from tests.pure.preflight_facts import ALIKE, QEMU, between
 from tests.pure.test_prepare import LISTEN
 from vmferry.cli import main
 from vmferry.errors import UsageError
-from vmferry.fastpath.facts import Iommu
+from vmferry.fastpath.facts import HostFacts, Iommu
 from vmferry.fastpath.finding import Feature, Finding, Level
 from vmferry.fastpath.finding import Verdict as Told
 from vmferry.fastpath.large_pages.judge import CAP_2M
@@ -95,7 +96,7 @@ def test_a_host_that_is_no_worse(facts: Facts) -> None:
         (hosts.HOST, hosts.host(command_line="intel_iommu=on,sp_off"), "large-pages"),
     ],
 )
-def test_each_is_lost_by_itself(here: hosts.HostFacts, there: hosts.HostFacts, lost: str) -> None:
+def test_each_is_lost_by_itself(here: HostFacts, there: HostFacts, lost: str) -> None:
     found = host_fast_paths(replace(between(here, there), source=VFIO))
     assert found.verdict is Verdict.WARNING
     assert found.answer.what.startswith(f"the destination's host offers less than this one: {lost}")
@@ -109,9 +110,7 @@ UNREAD = hosts.host(clocksource=None, unread={"clocksource": "Permission denied"
     ("here", "there", "side"),
     [(hosts.HOST, UNREAD, "the destination's host"), (UNREAD, SLOW_CLOCK, "this host")],
 )
-def test_what_one_side_does_not_tell(
-    here: hosts.HostFacts, there: hosts.HostFacts, side: str
-) -> None:
+def test_what_one_side_does_not_tell(here: HostFacts, there: HostFacts, side: str) -> None:
     found = host_fast_paths(between(here, there))
     assert found.verdict is Verdict.UNTOLD
     assert found.answer.what == f"clock of {side} (the host's clock source could not be read)"
@@ -149,7 +148,7 @@ def test_a_judge_that_failed_here_does_not_make_the_destination_worse() -> None:
     [
         ("tcp:b:4444", False, "was not audited: `ssh b vmferry audit --host --json > FILE`"),
         ("tcp:[fd00::2]:4444", False, "`ssh fd00::2 vmferry"),
-        ("unix:/run/x.sock", None, "is not to be seen; on another: `ssh HOST vmferry audit"),
+        ("unix:/run/x.sock", None, "is not to be seen; where it is not: `ssh HOST vmferry audit"),
         ("tcp:localhost:4444", None, "`ssh HOST vmferry audit --host"),
     ],
 )
@@ -199,8 +198,9 @@ def altered(text: str, **changes: object) -> str:
         (lambda text: text + "x" * (5 << 20), "it has more than 4 MiB"),
     ],
 )
-def test_a_file_that_is_no_audit(make: object, said: str, tmp_path: Path, capsys: Captured) -> None:
-    assert callable(make)
+def test_a_file_that_is_no_audit(
+    make: Callable[[str], str], said: str, tmp_path: Path, capsys: Captured
+) -> None:
     path = tmp_path / "b.json"
     path.write_text(make(audit_of_this_host(capsys)))
     with pytest.raises(UsageError) as refused:

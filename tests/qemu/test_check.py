@@ -153,6 +153,10 @@ def test_another_host_by_its_audit_and_a_socket_that_is_passed_on(home: Home) ->
         assert "`ssh 192.0.2.1 vmferry audit --host" in found["host-fast-paths"]["what"]
         refused = home.call("migrate", vm, *there, status=3)
         assert "is no QEMU, but process" in refused.stderr
+        file.write_text("\n".join(map(json.dumps, [*worse, audited.to_json()])))
+        unseen = ("--to", f"unix:{home.folder}/incoming.sock", "--to-audit", str(file))
+        moved = home.call("migrate", vm, *unseen)
+        assert "host-fast-paths: the destination's host offers less" in moved.stdout + moved.stderr
 
 
 def test_settings_for_people_are_those_for_programs(home: Home) -> None:

@@ -9,7 +9,7 @@ from vmferry.fastpath.finding import Feature, Level, worst_of
 from vmferry.fastpath.finding import Finding as Audited
 from vmferry.fastpath.finding import Verdict as Told
 from vmferry.fastpath.verdicts import NAME_A_VM
-from vmferry.preflight.facts import Facts, Qemu, UntoldError
+from vmferry.preflight.facts import Audits, Facts, Qemu, UntoldError
 from vmferry.preflight.finding import Answer, Evidence, Verdict, check, fine, warning
 
 # A host that has none of it is no better than one on which it does not work.
@@ -60,13 +60,7 @@ def host_fast_paths(facts: Facts) -> Answer:
         return fine("both sides are on one host")
     if facts.audits is None:
         raise UntoldError(_not_audited(facts))
-    left_out = _without_use(facts.source)
-    compared = _compare(
-        *(
-            [one for one in side if one.feature not in left_out]
-            for side in (facts.audits.source, facts.audits.destination)
-        )
-    )
+    compared = _compare(facts.audits, _without_use(facts.source))
     worse = [one for one in compared if one.worse]
     unknown = "; ".join(one.unknown() for one in compared if one.worse is None)
     if worse:
@@ -88,10 +82,10 @@ def _not_audited(facts: Facts) -> str:
     host = "HOST"
     if facts.to.startswith("tcp:") and facts.same_host is False:
         host = facts.to.removeprefix("tcp:").rpartition(":")[0].strip("[]")
-    command = f"`ssh {host} vmferry audit --host --json > FILE`, and --to-audit FILE"
+    do = f"`ssh {host} vmferry audit --host --json > FILE`, and add --to-audit FILE"
     if facts.same_host is False:
-        return f"the destination's host was not audited: {command}"
-    return f"whether the destination is on this host is not to be seen; on another: {command}"
+        return f"the destination's host was not audited: {do}"
+    return f"whether the destination is on this host is not to be seen; where it is not: {do}"
 
 
 def _without_use(source: Qemu) -> frozenset[Feature]:
@@ -101,8 +95,8 @@ def _without_use(source: Qemu) -> frozenset[Feature]:
     return frozenset({Feature.LARGE_PAGES})
 
 
-def _compare(source: list[Audited], destination: list[Audited]) -> list[_Compared]:
-    ours, theirs = _offered(source), _offered(destination)
+def _compare(audits: Audits, left_out: frozenset[Feature]) -> list[_Compared]:
+    ours, theirs = _offered(audits.source, left_out), _offered(audits.destination, left_out)
     blind = {feature for (feature, _), one in ours.items() if one.verdict is Told.UNTOLD}
     found = []
     for key in dict.fromkeys((*ours, *theirs)):
@@ -111,13 +105,13 @@ def _compare(source: list[Audited], destination: list[Audited]) -> list[_Compare
     return found
 
 
-def _offered(findings: list[Audited]) -> Mapping[Key, Audited]:
+def _offered(findings: Iterable[Audited], left_out: frozenset[Feature]) -> Mapping[Key, Audited]:
     """By check the worst that a host's audit says. Its devices (IOMMUs) are not told apart: their
     names mean nothing on another host."""
     groups: dict[Key, list[Audited]] = {}
     for one in findings:
-        # The others are questions about a VM.
-        if one.level is Level.OFFERED and one.change != NAME_A_VM:
+        of_the_host = one.level is Level.OFFERED and one.change != NAME_A_VM
+        if of_the_host and one.feature not in left_out:
             groups.setdefault((one.feature, one.check), []).append(one)
     return {key: worst for key, group in groups.items() if (worst := worst_of(group)) is not None}
 
