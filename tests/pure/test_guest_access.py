@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vmferry.fastpath import guest_agent
 from vmferry.fastpath.guest_access import (
     ByAgent,
     ByCommand,
@@ -223,8 +224,25 @@ async def test_agents_that_refuse(tmp_path: Path, answer: Answer, said: str) -> 
     assert said in await _agent_says(tmp_path, answer)
 
 
-async def test_agent_that_is_mute(tmp_path: Path) -> None:
-    assert "no answer within 0.3 s" in await _agent_says(tmp_path, lambda *_: None, 0.3)
+async def test_agent_that_does_not_come_to_an_end(tmp_path: Path) -> None:
+    said = await _agent_says(tmp_path, lambda *_: None, 0.3)
+    assert "answers, but the look into the guest was not over within 0.3 s" in said
+
+
+async def test_agent_that_is_dead_is_given_up_before_the_time_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guest_agent, "GREETING_SECONDS", 0.2)
+
+    async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]] = mute
+    server = await asyncio.start_unix_server(handler, tmp_path / "qga")
+    said = await reason(ByAgent(tmp_path / "qga"), 3600.0)
+    server.close()
+    assert "does not answer within 0.2 s: is qemu-guest-agent running" in said
 
 
 async def test_agent_that_is_not_there(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ DEVICES = (
     *("-netdev", "tap,id=h0,ifname=tap0,script=no,downscript=no,queues=2,vhost=off"),
     *("-device", "virtio-net-pci,id=net0,netdev=h0,mq=on,mac=52:54:00:00:00:07,romfile="),
     *("-netdev", "user,id=h1,restrict=on", "-device", "virtio-net-pci,netdev=h1,romfile="),
+    *("-device", "virtserialport,chardev=ga,name=org.qemu.guest_agent.0"),
 )
 SPECIFICATION = """
 memory.size = "128MiB"
@@ -66,7 +67,10 @@ def home() -> Iterator[Home]:
 @pytest.fixture(scope="module")
 def vm(home: Home) -> Iterator[GuestVm]:
     """A VM with two queues of everything, in a network namespace of its own."""
-    guest = started(home.folder / "vm", *("-name", "guest=two,debug-threads=on"), *DEVICES)
+    folder = home.folder / "vm"
+    # The test guest has no agent of QEMU's: behind this socket nobody lives.
+    agent = ("-chardev", f"socket,id=ga,path={folder}/ga.sock,server=on,wait=off")
+    guest = started(folder, *("-name", "guest=two,debug-threads=on"), *agent, *DEVICES)
     alone = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--net"]
     guest.command = [*alone, "sh", "-c", IN_A_NAMESPACE, "sh", *guest.command]
     with guest:
@@ -254,6 +258,13 @@ def test_a_guest_that_is_looked_into_by_a_command_that_fails(home: Home, vm: Gue
     )
     assert (last["looked_inside"], list(last["verdicts"])) == (False, ["clock"])
     assert "ended with 9: no" in last["no_guest"]
+
+
+def test_a_guest_agent_that_is_not_there_behind_its_socket(home: Home, vm: GuestVm) -> None:
+    agent = ("--guest-agent", f"{vm.folder}/ga.sock", "--feature", "clock")
+    *_, last = home.records("audit", name(vm), *agent)
+    assert last["looked_inside"] is False
+    assert "does not answer within 3 s" in last["no_guest"]
 
 
 def test_a_vm_of_ours_by_its_name(home: Home) -> None:

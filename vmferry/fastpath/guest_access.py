@@ -193,8 +193,8 @@ async def _agent(path: Path, python: str, seconds: float, limit: float) -> str:
             return await run_by_agent(path, [python, "-"], program(seconds))
     except TimeoutError:
         raise GuestUntold(
-            f"the guest agent at {path} gave no answer within {limit:g} s: is qemu-guest-agent "
-            "running in the guest, and does nobody else (libvirt) hold its socket?"
+            f"the guest agent at {path} answers, but the look into the guest was not over within "
+            f"{limit:g} s: try it again when the guest has less to do"
         ) from None
     except AgentError as error:
         raise GuestUntold(f"the guest agent at {path}: {error}") from None

@@ -14,6 +14,8 @@ from typing import Any
 
 _LONGEST_LINE = 32 << 20
 _POLL_SECONDS = 0.1
+# An agent that lives greets at once, however long the program takes that it is then given.
+GREETING_SECONDS = 3.0
 _SYNC_MARK = b"\xff"
 _FORBIDDEN = (
     "it may not start programs; in the guest, allow guest-exec and guest-exec-status "
@@ -28,7 +30,8 @@ class AgentError(Exception):
 async def run_by_agent(path: Path, words: Sequence[str], text: str) -> str:
     """Standard output of a program in the guest that gets `text` on its standard input.
 
-    Raises AgentError. The caller sets the time limit: a socket that somebody else holds is mute.
+    Raises AgentError. The caller limits the program's time; an agent that does not greet is given
+    up sooner: QEMU holds the socket open whether an agent lives behind it or not.
     """
     try:
         reader, writer = await asyncio.open_unix_connection(path, limit=_LONGEST_LINE)
@@ -37,7 +40,7 @@ async def run_by_agent(path: Path, words: Sequence[str], text: str) -> str:
         raise AgentError(f"it cannot be reached: {said}") from None
     agent = _Agent(reader, writer)
     try:
-        await agent.synchronise()
+        await _greet(agent)
         return await _run(agent, words, text)
     except (OSError, ValueError, EOFError) as error:
         raise AgentError(f"the connection broke: {error}") from None
@@ -45,6 +48,17 @@ async def run_by_agent(path: Path, words: Sequence[str], text: str) -> str:
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
+
+
+async def _greet(agent: _Agent) -> None:
+    try:
+        async with asyncio.timeout(GREETING_SECONDS):
+            await agent.synchronise()
+    except TimeoutError:
+        raise AgentError(
+            f"it does not answer within {GREETING_SECONDS:g} s: is qemu-guest-agent running in the "
+            "guest, is the VM not paused, and does nobody else (libvirt) hold its socket?"
+        ) from None
 
 
 class _Agent:
