@@ -54,7 +54,9 @@ def test_a_finding_has_all_that_its_verdict_promises(known: Facts) -> None:
 @ANY
 @given(facts())
 def test_nothing_is_called_effective_that_nobody_measured(known: Facts) -> None:
-    blind = replace(known, window=None, guest=None, deep=None)
+    # The room in an IOMMU's tables is measured on the host.
+    host = known.host and replace(known.host, iommu_tables=None)
+    blind = replace(known, host=host, window=None, guest=None, deep=None)
     for one in everything(blind):
         if one.level is Level.EFFECTIVE:
             assert one.verdict is not Verdict.OK, one
