@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from vmferry.fastpath import collect_deep as deep
 from vmferry.fastpath import collect_process, collect_window
 from vmferry.fastpath.collect_memory import find_ram, parse_smaps
-from vmferry.fastpath.collect_network import Backend, parse_backends
+from vmferry.fastpath.collect_network import Backend, parse_backends, with_helpers_taps
 from vmferry.fastpath.collect_process import OpenFiles, processes, read_open_files, vhost_threads
 from vmferry.fastpath.collect_qom import Asker, Device, read_virtio, virtio_devices
 from vmferry.fastpath.collect_storage import read_controllers
@@ -36,6 +36,14 @@ net0: index=1,type=nic,model=virtio-net-pci,macaddr=52:54:00:12:34:56\r
 e1000.0: index=0,type=nic,model=e1000,macaddr=52:54:00:12:34:57\r
  \\ n1: index=0,type=user,net=10.0.2.0,restrict=off\r
 n2: index=0,type=tap,ifname=tap9,script=no,downscript=no\r
+"""
+# And for taps of the bridge helper.
+INFO_NETWORK_HELPER = """net0: index=0,type=nic,model=virtio-net-pci,macaddr=52:54:00:12:34:56
+ \\ n0: index=0,type=tap,helper=(null),br=br0
+net1: index=0,type=nic,model=virtio-net-pci,macaddr=52:54:00:12:34:57
+ \\ n1: index=0,type=tap,helper=/usr/lib/helper,br=br1
+net2: index=0,type=nic,model=virtio-net-pci,macaddr=52:54:00:12:34:57
+ \\ n2: index=0,type=tap,fd=7
 """
 
 SMAPS = """7f0000000000-7f0010000000 rw-p 00000000 00:00 0
@@ -102,6 +110,24 @@ def test_backends_have_a_line_for_each_queue() -> None:
     assert parse_backends(INFO_NETWORK, None)["n0"] == Backend("tap", 2, "")
 
 
+def test_a_helpers_tap_is_the_one_on_its_bridge_that_no_other_card_has() -> None:
+    found = [link(1, "br0", "bridge"), link(2, "br1", "bridge")]
+    found += [link(4 + place, f"tap{place}", "tun", master=1) for place in (0, 1)]
+    found += [link(7, "tap5", "tun", master=2), link(8, "tap6", "tun", master=2)]
+    links = Links({one.name: one for one in found})
+
+    def interfaces(taps: Mapping[int, str]) -> list[str]:
+        files = OpenFiles(taps, 0, frozenset())
+        backends = parse_backends(INFO_NETWORK_HELPER, files)
+        assert backends["n1"].bridge == "br1"
+        return [one.interface for one in with_helpers_taps(backends, files, links).values()]
+
+    assert interfaces({7: "tap0", 8: "tap5", 9: "tap1"}) == ["tap1", "tap5", "tap0"]
+    assert interfaces({7: "tap0", 8: "tap5", 9: "tap6"}) == ["", "", "tap0"]
+    backends = parse_backends(INFO_NETWORK_HELPER, None)
+    assert with_helpers_taps(backends, None, links) == backends
+
+
 def test_the_ram_is_the_one_area_or_run_of_its_size() -> None:
     first, second, huge = parse_smaps(SMAPS)
     assert (huge.size, huge.page_size, huge.resident) == (HALF_GIB, 2 << 20, 6 << 20)
@@ -127,12 +153,19 @@ def test_open_files(tmp_path: Path) -> None:
     fd.mkdir(parents=True)
     info.mkdir()
     targets = ["/dev/net/tun", "/dev/vhost-net", "/dev/vhost-net", "/dev/vfio/vfio", "/dev/vfio/12"]
-    for number, target in enumerate([*targets, "socket:[1]", "/dev/net/tun"]):
+    # The device of a macvtap is told by its number.
+    for number, target in enumerate([*targets, "socket:[1]", "/dev/net/tun", "/dev/null"]):
         (fd / str(number)).symlink_to(target)
     (info / "0").write_text("pos:\t0\nflags:\t02104002\niff:\ttap0\n")
     (info / "6").write_text("pos:\t0\n")
-    files = read_open_files(7, tmp_path)
-    assert files == OpenFiles({0: "tap0"}, 2, frozenset({"/dev/vfio/vfio", "/dev/vfio/12"}))
+    number = Path("/dev/null").stat().st_rdev
+    device = tmp_path / f"dev/char/{os.major(number)}:{os.minor(number)}"
+    device.parent.mkdir(parents=True)
+    device.symlink_to("../../devices/virtual/net/macvtap0/macvtap/tap5")
+    files = read_open_files(7, tmp_path, tmp_path)
+    assert files == OpenFiles(
+        {0: "tap0", 7: "macvtap0"}, 2, frozenset({"/dev/vfio/vfio", "/dev/vfio/12"})
+    )
     with pytest.raises(OSError, match="No such file"):
         read_open_files(8, tmp_path)
 
@@ -290,6 +323,10 @@ def test_a_tap_knows_the_cards_behind_its_bridge() -> None:
     out = Links({one.name: one for one in (*found[:2], tunnel)}).tap("tap0")
     assert out is not None
     assert out.uplinks == {"vxlan7": None}
+    through = [link(9, "mv0", "macvtap", below=5), *found]
+    way = Links({one.name: one for one in through}).tap("mv0")
+    assert way is not None
+    assert (way.kind, way.bridge, way.uplinks) == ("macvtap", "", {"eth0": False})
     assert links.tap("gone") is None
     assert links.counters("tap1") == {"sent_packets": 8}
 

@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 
 from vmferry.fastpath.collect_process import OpenFiles
 from vmferry.fastpath.collect_qom import Asker, Device, read_devices, read_virtio
+from vmferry.fastpath.collect_taps import Links
 from vmferry.fastpath.facts import Card
 
 # `net0: index=0,type=nic,…`, and below it, after ` \ `, the backend that it is joined to.
 _LINE = re.compile(r"^(?: \\ )?(\S.*?): index=\d+,type=([\w-]+)(?:,(.*?))?\s*$", re.MULTILINE)
 _INTERFACE = re.compile(r"(?:^|,)ifname=([^,]+)")
+_BRIDGE = re.compile(r"(?:^|,)helper=.*,br=([^,]+)")
 _DESCRIPTOR = re.compile(r"(?:^|,)fd=(\d+)")
 _MODELS = (
     *("virtio-net", "e1000", "e1000e", "igb", "rtl8139", "vmxnet3", "pcnet", "ne2k", "i8255"),
@@ -27,22 +29,26 @@ _MODELS = (
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """A netdev. `interface` of the host is empty where it has none or cannot be seen."""
+    """A netdev. `interface` of the host is empty where it has none or cannot be seen; `bridge` is
+    the one for which QEMU's helper made a tap."""
 
     kind: str
     queues: int
     interface: str
+    bridge: str = ""
 
 
 async def read_cards(
-    asker: Asker, virtio: Mapping[str, str], files: OpenFiles | None
+    asker: Asker, virtio: Mapping[str, str], files: OpenFiles | None, links: Links
 ) -> tuple[list[Card], dict[str, str]] | None:
     """The cards, and the tap of each by the card's name; None where QEMU does not list them."""
     devices = await read_devices(asker, "cards", lambda model: model.startswith(_MODELS))
     if devices is None:
         return None
     told = await asker.ask("cards", "human-monitor-command", {"command-line": "info network"})
-    backends = None if told is None else parse_backends(str(told), files)
+    backends = None
+    if told is not None:
+        backends = with_helpers_taps(parse_backends(str(told), files), files, links)
     read = await asyncio.gather(
         *(
             _card(asker, virtio, device, backends)
@@ -62,7 +68,35 @@ def parse_backends(text: str, files: OpenFiles | None) -> dict[str, Backend]:
             continue
         before = found.get(name, Backend(kind, 0, ""))
         interface = before.interface or _interface(rest, files)
-        found[name] = replace(before, queues=before.queues + 1, interface=interface)
+        bridge = _BRIDGE.search(rest)
+        found[name] = replace(
+            before,
+            queues=before.queues + 1,
+            interface=interface,
+            bridge=before.bridge if bridge is None else bridge[1],
+        )
+    return found
+
+
+def with_helpers_taps(
+    backends: Mapping[str, Backend], files: OpenFiles | None, links: Links
+) -> dict[str, Backend]:
+    """The same with the taps that QEMU's bridge helper made, of which QEMU names the bridge only.
+
+    Of two on one bridge nobody knows which is whose.
+    """
+    named = {backend.interface for backend in backends.values()}
+    taps = {name: links.tap(name) for name in (set(files.taps.values()) if files else set())}
+    found = dict(backends)
+    for name, backend in backends.items():
+        alike = [one for one in backends.values() if one.bridge == backend.bridge]
+        there = [
+            interface
+            for interface, tap in taps.items()
+            if interface not in named and tap is not None and tap.bridge == backend.bridge
+        ]
+        if backend.bridge and len(alike) == len(there) == 1:
+            found[name] = replace(backend, interface=there[0])
     return found
 
 

@@ -14,7 +14,10 @@ from vmferry.fastpath.collect_files import read_text
 from vmferry.host.threads import cores_of
 
 PROC = Path("/proc")
+SYS = Path("/sys")
 _TAP = re.compile(r"^iff:\s*(\S+)", re.MULTILINE)
+# Where sysfs has the character device of a macvtap: below its interface.
+_MACVTAP = re.compile(r"/net/([^/]+)/(?:\w+/)?tap\d+$")
 _VFIO = re.compile(r"/dev/vfio/(vfio|\d+|devices/\w+)")
 # Threads that are vCPUs: QEMU's with debug-threads=on, cloud-hypervisor's, Firecracker's.
 _VCPU = re.compile(r"CPU \d+/(KVM|TCG)|vcpu\d+|fc_vcpu \d+")
@@ -32,7 +35,7 @@ class OpenFiles:
     vfio: frozenset[str]
 
 
-def read_open_files(pid: int, proc: Path = PROC) -> OpenFiles:
+def read_open_files(pid: int, proc: Path = PROC, sys: Path = SYS) -> OpenFiles:
     """Raises OSError where this user may not look."""
     taps: dict[int, str] = {}
     vhost_net = 0
@@ -51,7 +54,18 @@ def read_open_files(pid: int, proc: Path = PROC) -> OpenFiles:
                 name = _TAP.search(read_text(proc / str(pid) / "fdinfo" / entry.name))
                 if name is not None:
                     taps[int(entry.name)] = name[1]
+        elif target.startswith("/dev/"):
+            with contextlib.suppress(OSError):
+                name = _MACVTAP.search(_place_of(entry, sys))
+                if name is not None:
+                    taps[int(entry.name)] = name[1]
     return OpenFiles(taps, vhost_net, frozenset(vfio))
+
+
+def _place_of(opened: Path, sys: Path) -> str:
+    """Where sysfs has an open character device. Raises OSError where it has none."""
+    number = opened.stat().st_rdev
+    return str((sys / f"dev/char/{os.major(number)}:{os.minor(number)}").readlink())
 
 
 def processes(proc: Path = PROC) -> Iterator[tuple[int, str]]:

@@ -37,6 +37,13 @@ _COUNTERS = {
     "received_packets": "tx_packets",
     "received_bytes": "tx_bytes",
 }
+# A macvtap is an interface of the guest's own: what the guest sends, it sends.
+_MACVTAP_COUNTERS = {
+    "sent_packets": "tx_packets",
+    "sent_bytes": "tx_bytes",
+    "received_packets": "rx_packets",
+    "received_bytes": "rx_bytes",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +72,16 @@ class Links:
     problem: str = ""
 
     def tap(self, name: str) -> Tap | None:
-        """A tap with its bridge, where it is one."""
+        """A tap with its bridge, where it is one; a macvtap leaves by the interface below it."""
         link = self.links.get(name)
         if link is None or link.kind not in ("tun", "macvtap"):
             return None
         bridge = next((one for one in self.links.values() if one.index == link.master), None)
         ports = [] if bridge is None else [one for one in self._of(bridge) if one is not link]
+        ways = self._under(link) if link.kind == "macvtap" else ports
         return Tap(
             name=name,
+            kind=link.kind,
             multi_queue=link.multi_queue,
             queues=link.queues,
             disabled=link.disabled,
@@ -80,9 +89,9 @@ class Links:
             mtu=link.mtu,
             bridge_ports=tuple(port.name for port in ports),
             uplinks={
-                port.name: found[0].scatter_gather if found else None
-                for port in ports
-                if (found := self._real(port, _DEPTH_MOST)) or port.kind in _TUNNELS
+                way.name: found[0].scatter_gather if found else None
+                for way in ways
+                if (found := self._real(way, _DEPTH_MOST)) or way.kind in _TUNNELS
             },
         )
 
@@ -94,15 +103,19 @@ class Links:
     def _of(self, master: Link) -> list[Link]:
         return [one for one in self.links.values() if one.master == master.index]
 
+    def _under(self, link: Link) -> list[Link]:
+        return [one for one in self.links.values() if one.index == link.below and one is not link]
+
     def _real(self, link: Link, depth: int) -> list[Link]:
         """The real cards that a port stands on: itself, below a VLAN, the members of a bond."""
         if link.real:
             return [link]
         if depth == 0:
             return []
-        under = [one for one in self.links.values() if one.index == link.below and one is not link]
         members = self._of(link) if link.kind in ("bond", "team") else []
-        return [real for one in (*under, *members) for real in self._real(one, depth - 1)]
+        return [
+            real for one in (*self._under(link), *members) for real in self._real(one, depth - 1)
+        ]
 
 
 def read_links(pid: int | None) -> Links:
@@ -162,23 +175,26 @@ def _link(message: Any, foreign: bool, asked: socket.socket) -> Link:
     kind = "" if info is None else str(info.get_attr("IFLA_INFO_KIND") or "")
     data = None if info is None else info.get_attr("IFLA_INFO_DATA")
     get: Callable[[str], Any] = getattr(data, "get_attr", lambda _: None)
+    counters = _MACVTAP_COUNTERS if kind == "macvtap" else _COUNTERS
     stats = message.get_attr("IFLA_STATS64") or {}
     parent = message.get_attr("IFLA_PARENT_DEV_NAME")
     real = bool(parent) or (not foreign and Path("/sys/class/net", name, "device").exists())
     multi_queue = kind == "tun" and bool(get("IFLA_TUN_MULTI_QUEUE"))
+    # An index of another namespace is that of something else here.
+    elsewhere = message.get_attr("IFLA_LINK_NETNSID") is not None
     return Link(
         index=int(message["index"]),
         name=name,
         kind=kind,
         mtu=message.get_attr("IFLA_MTU"),
         master=message.get_attr("IFLA_MASTER") or 0,
-        below=message.get_attr("IFLA_LINK") or 0,
+        below=0 if elsewhere else message.get_attr("IFLA_LINK") or 0,
         real=real,
         multi_queue=multi_queue,
         # The kernel counts the queues of multi-queue taps only; another one has its one.
         queues=get("IFLA_TUN_NUM_QUEUES") if multi_queue else 1 if kind == "tun" else None,
         disabled=get("IFLA_TUN_NUM_DISABLED_QUEUES") if multi_queue else 0,
-        counters={ours: int(stats[theirs]) for ours, theirs in _COUNTERS.items() if stats},
+        counters={ours: int(stats[theirs]) for ours, theirs in counters.items() if stats},
         scatter_gather=_scatter_gather(name, asked) if real else None,
     )
 

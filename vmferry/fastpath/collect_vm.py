@@ -58,7 +58,7 @@ async def read_vm(side: QemuSide, name: str, links: Links) -> VmReading:
         asker.ask("migrating", "query-migrate"),
     )
     cards, storage, passthrough, iothreads = await asyncio.gather(
-        understood(asker, "cards", read_cards(asker, virtio, files)),
+        understood(asker, "cards", read_cards(asker, virtio, files, links)),
         understood(asker, "controllers", read_controllers(asker, virtio)),
         understood(asker, "passthrough", read_passthrough(asker, files)),
         understood(asker, "iothreads", read_iothreads(asker)),

@@ -51,11 +51,13 @@ class HostFacts:
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """A tap by rtnetlink. `disabled` queues were offered and the guest does not use them.
+    """A tap by rtnetlink. `disabled` queues were offered and the guest does not use them. `kind` is
+    tun or macvtap, whose queues the kernel does not count.
 
-    `bridge_ports` are the other ports of its bridge; `uplinks` those of them that are real cards
-    (with a `device` in sysfs, bonds and VLANs of such too) or tunnels, each with whether
-    scatter-gather is on (None: not known); None as a whole where nobody looked."""
+    `bridge_ports` are the other ports of its bridge; `uplinks` those of them, or what is below a
+    macvtap, that are real cards (with a `device` in sysfs, bonds and VLANs of such too) or tunnels,
+    each with whether scatter-gather is on (None: not known); None as a whole where nobody
+    looked."""
 
     name: str
     multi_queue: bool
@@ -65,6 +67,7 @@ class Tap:
     mtu: int | None = None
     bridge_ports: tuple[str, ...] = ()
     uplinks: Mapping[str, bool | None] | None = None
+    kind: str = "tun"
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,8 @@ def _backend_evidence(card: Card) -> tuple[Evidence, ...]:
     found = [saw(f"QMP info network, backend of {card.name}", _pairs_of_queues(card.queues))]
     if card.tap is not None:
         shared = "multi_queue" if card.tap.multi_queue else "one queue (no multi_queue)"
+        if card.tap.kind == "macvtap":
+            shared = "macvtap, a queue for each time that it is open"
         found.append(saw(f"rtnetlink, tap {card.tap.name}", shared))
     return tuple(found)
 

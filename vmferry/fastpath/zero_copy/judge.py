@@ -191,6 +191,8 @@ def _obstacle(card: Card) -> tuple[str, tuple[Evidence, ...]]:
     ports = saw(
         f"rtnetlink, ports of {tap.bridge or 'no bridge'} beside {tap.name}", tap.bridge_ports
     )
+    if tap.kind == "macvtap":
+        ports = saw(f"rtnetlink, card below {tap.name}", tap.uplinks)
     if tap.bridge and not tap.uplinks:
         return (
             "no card of the machine is behind its bridge: packets to VMs and the host are copied",
@@ -198,7 +200,8 @@ def _obstacle(card: Card) -> tuple[str, tuple[Evidence, ...]]:
         )
     if tap.uplinks and all(way is False for way in tap.uplinks.values()):
         shown = ", ".join(f"{name} off" for name in sorted(tap.uplinks))
-        return "the card behind its bridge cannot send from scattered memory", (
+        way = "below its macvtap" if tap.kind == "macvtap" else "behind its bridge"
+        return f"the card {way} cannot send from scattered memory", (
             ports,
             saw("ethtool -k, scatter-gather", shown),
         )
