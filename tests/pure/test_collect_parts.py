@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmferry.fastpath import collect_deep as deep
-from vmferry.fastpath import collect_process, collect_window
+from vmferry.fastpath import collect_neighbours, collect_window
 from vmferry.fastpath.collect_memory import find_ram, parse_smaps
+from vmferry.fastpath.collect_neighbours import Ran, count_neighbours, read_neighbours
 from vmferry.fastpath.collect_network import Backend, parse_backends, with_helpers_taps
 from vmferry.fastpath.collect_process import OpenFiles, processes, read_open_files, vhost_threads
 from vmferry.fastpath.collect_qom import Asker, Device, read_virtio, virtio_devices
@@ -178,10 +179,27 @@ def test_neighbours_are_counted_by_where_they_may_run(
         (tmp_path / f"7/task/{tid}/comm").write_text(f"{name}\n")
     (tmp_path / "7/comm").write_text("qemu-system-x86\n")
     places = {8: frozenset({0}), 9: frozenset({0, 1, 2, 3})}
-    monkeypatch.setattr(collect_process, "cores_of", places.__getitem__)
-    assert collect_process.count_neighbours(1, frozenset({0, 1}), tmp_path) == (2, 1)
-    assert collect_process.count_neighbours(1, frozenset({3}), tmp_path) == (1, 0)
-    assert collect_process.count_neighbours(7, frozenset({0, 1}), tmp_path) == (0, 0)
+    monkeypatch.setattr(collect_neighbours, "cores_of", places.__getitem__)
+
+    def count(first: Ran, *cpus: int) -> tuple[int, int]:
+        return count_neighbours(first, read_neighbours(1, tmp_path), frozenset(cpus))
+
+    # Nobody counts what they ran.
+    idle = read_neighbours(1, tmp_path)
+    assert idle == {7: {8: 0.0, 9: 0.0}}
+    assert count(idle, 0, 1) == (2, 1)
+    assert count(idle, 3) == (1, 0)
+    assert read_neighbours(7, tmp_path) == {}
+    # One that waits for its migration, or is paused, ran nothing in between.
+    for tid in (8, 9):
+        (tmp_path / f"7/task/{tid}/schedstat").write_text("590000 12 3\n")
+    waiting = read_neighbours(1, tmp_path)
+    assert count(waiting, 0, 1) == (0, 0)
+    # Where one vCPU ran, the others may at any moment.
+    (tmp_path / "7/task/9/schedstat").write_text("591000 12 4\n")
+    assert count(waiting, 0, 1) == (2, 1)
+    # It came in between.
+    assert count({}, 0, 1) == (2, 1)
 
 
 def test_processes_by_name(tmp_path: Path) -> None:

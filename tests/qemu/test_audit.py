@@ -18,6 +18,7 @@ from tests.qemu.testguest_vm import GuestVm
 from vmferry.fastpath.audit import Audit, Request, audit
 from vmferry.fastpath.collect_files import read_text
 from vmferry.fastpath.collect_memory import find_ram, parse_smaps
+from vmferry.fastpath.collect_neighbours import count_neighbours, read_neighbours
 from vmferry.fastpath.facts import Facts, VmFacts, Window
 from vmferry.fastpath.finding import Feature
 from vmferry.fastpath.judges import JUDGES
@@ -308,6 +309,21 @@ def test_a_qemu_that_falls_silent_meanwhile(home: Home, victim: GuestVm) -> None
         victim.process.send_signal(signal.SIGCONT)
     assert last["bugs"] == []
     assert victim.ask("query-status")["status"] == "running"
+
+
+def test_a_destination_that_waits_is_no_neighbour(home: Home, vm: GuestVm) -> None:
+    incoming = ("-name", "guest=to,debug-threads=on", "-incoming", "defer")
+    with started(home.folder / "to", *incoming) as to:
+        first = read_neighbours(os.getpid())
+        vm.guest_seconds_pass(1.0)
+        last = read_neighbours(os.getpid())
+    everywhere = frozenset(range(os.cpu_count() or 1))
+    counts = {}
+    for one in (vm, to):
+        pid = one.process.pid
+        assert len(first[pid]) == 2
+        counts[one] = count_neighbours({pid: first[pid]}, {pid: last[pid]}, everywhere)
+    assert counts == {vm: (2, 2), to: (0, 0)}
 
 
 def test_a_qemu_that_is_paused(victim: GuestVm) -> None:

@@ -185,11 +185,12 @@ async def _look(side: QemuSide, vm: str, request: Request) -> Facts:
             await asyncio.sleep(max(0.0, window.began + request.window - time.monotonic()))
             counted = await window.end(reading.facts, reading.owners)
             deep.count(counted)
+            vm_facts = await window.neighbours_of(reading.facts)
     finally:
         looking.cancel()
     return Facts(
         host=host,
-        vm=reading.facts,
+        vm=vm_facts,
         window=counted,
         guest=inside.facts,
         deep=await asyncio.to_thread(deep.facts, host, reading.facts),

@@ -1,9 +1,8 @@
-"""A QEMU's process seen from outside: its open files, and who shares its CPUs."""
+"""A QEMU's process seen from outside: its open files and its kernel threads."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -11,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmferry.fastpath.collect_files import read_text
-from vmferry.host.threads import cores_of
 
 PROC = Path("/proc")
 SYS = Path("/sys")
@@ -19,10 +17,6 @@ _TAP = re.compile(r"^iff:\s*(\S+)", re.MULTILINE)
 # Where sysfs has the character device of a macvtap: below its interface.
 _MACVTAP = re.compile(r"/net/([^/]+)/(?:\w+/)?tap\d+$")
 _VFIO = re.compile(r"/dev/vfio/(vfio|\d+|devices/\w+)")
-# Threads that are vCPUs: QEMU's with debug-threads=on, cloud-hypervisor's, Firecracker's.
-_VCPU = re.compile(r"CPU \d+/(KVM|TCG)|vcpu\d+|fc_vcpu \d+")
-_QEMU = re.compile(r"qemu-system-\S*|qemu-kvm|kvm")
-_SMP = re.compile(r"(?:cpus=)?(\d{1,4})(?:,|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,53 +70,9 @@ def processes(proc: Path = PROC) -> Iterator[tuple[int, str]]:
                 yield int(entry.name), read_text(entry / "comm").rstrip("\n")
 
 
-def count_neighbours(pid: int, cpus: frozenset[int], proc: Path = PROC) -> tuple[int, int]:
-    """vCPUs of other VMs that may run on these CPUs, and those of them that may on no other.
-
-    Raises OSError.
-    """
-    allowed = [
-        cores_of(tid)
-        for other, name in processes(proc)
-        if other != pid
-        for tid in _vcpu_threads(other, name, proc)
-    ]
-    return sum(bool(one & cpus) for one in allowed), sum(
-        bool(one) and one <= cpus for one in allowed
-    )
-
-
 def vhost_threads(pid: int, proc: Path = PROC) -> list[int]:
     """The kernel's own threads for this process's vhost devices: up to Linux 6.3, by their name.
 
     Later ones are threads of the process itself (Linux f9010dbdce91).
     """
     return [other for other, name in processes(proc) if name == f"vhost-{pid}"[:15]]
-
-
-def _vcpu_threads(pid: int, name: str, proc: Path) -> list[int]:
-    try:
-        tids = sorted(int(entry.name) for entry in (proc / str(pid) / "task").iterdir())
-    except (OSError, ValueError):
-        return []
-    if len(tids) == 1:
-        return []
-    found = []
-    for tid in tids:
-        with contextlib.suppress(OSError):
-            if _VCPU.fullmatch(read_text(proc / str(pid) / "task" / str(tid) / "comm").rstrip()):
-                found.append(tid)
-    # A QEMU that does not name its threads: as many as it has vCPUs; they have the same CPUs.
-    return found if found or not _QEMU.fullmatch(name) else tids[-_smp(pid, proc) :]
-
-
-def _smp(pid: int, proc: Path) -> int:
-    with contextlib.suppress(OSError):
-        words = [
-            os.fsdecode(word) for word in (proc / str(pid) / "cmdline").read_bytes().split(b"\0")
-        ]
-        for option, value in itertools.pairwise(words):
-            match = _SMP.match(value)
-            if option in ("-smp", "--smp") and match is not None and int(match[1]) > 0:
-                return int(match[1])
-    return 1

@@ -1,4 +1,5 @@
-"""Everything about one QEMU that an audit may know without a look into its guest; only reads."""
+"""Everything about one QEMU that an audit may know without a look into its guest, and without the
+window; only reads."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from pathlib import Path
 from vmferry.fastpath.collect_files import read_text, reason_of
 from vmferry.fastpath.collect_memory import read_passthrough, read_ram
 from vmferry.fastpath.collect_network import read_cards
-from vmferry.fastpath.collect_process import OpenFiles, count_neighbours, read_open_files
+from vmferry.fastpath.collect_process import OpenFiles, read_open_files
 from vmferry.fastpath.collect_qom import Asker, understood, virtio_devices
 from vmferry.fastpath.collect_storage import read_controllers, read_iothreads
 from vmferry.fastpath.collect_taps import Links
@@ -23,7 +24,7 @@ from vmferry.fastpath.collect_vcpus import (
     read_features,
     read_vcpus,
 )
-from vmferry.fastpath.facts import Card, Vcpu, VmFacts
+from vmferry.fastpath.facts import Card, VmFacts
 from vmferry.host.process import ProcessId
 from vmferry.hypervisor.qemu.side import QemuSide
 
@@ -63,7 +64,6 @@ async def read_vm(side: QemuSide, name: str, links: Links) -> VmReading:
         understood(asker, "passthrough", read_passthrough(asker, files)),
         understood(asker, "iothreads", read_iothreads(asker)),
     )
-    neighbours = await asyncio.to_thread(_neighbours, pid, vcpus, unread)
     first = vcpus[0].qom_path if vcpus else ""
     facts = VmFacts(
         name=name,
@@ -88,8 +88,6 @@ async def read_vm(side: QemuSide, name: str, links: Links) -> VmReading:
         libvirt_xml=None
         if words is None
         else await asyncio.to_thread(_libvirt_xml, pid, words, unread),
-        neighbours=None if neighbours is None else neighbours[0],
-        confined=None if neighbours is None else neighbours[1],
         unread=unread,
     )
     return VmReading(facts, {} if storage is None else storage[1])
@@ -169,20 +167,6 @@ def _libvirt_xml(pid: int | None, words: tuple[str, ...], unread: dict[str, str]
         except OSError:
             continue
     return None
-
-
-def _neighbours(
-    pid: int | None, vcpus: tuple[Vcpu, ...], unread: dict[str, str]
-) -> tuple[int, int] | None:
-    cpus = frozenset[int]().union(*(vcpu.allowed or () for vcpu in vcpus))
-    if pid is None or not cpus:
-        unread["neighbours"] = unread.get("vcpus", _NO_PROCESS)
-        return None
-    try:
-        return count_neighbours(pid, cpus)
-    except OSError as error:
-        unread["neighbours"] = reason_of(error, "/proc")
-        return None
 
 
 async def names_its_threads(side: QemuSide) -> bool:

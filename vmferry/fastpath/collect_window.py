@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vmferry.fastpath.collect_neighbours import Ran, read_neighbours, with_neighbours
 from vmferry.fastpath.collect_process import vhost_threads
 from vmferry.fastpath.collect_qom import Asker, understood
 from vmferry.fastpath.collect_storage import read_requests
@@ -41,6 +42,7 @@ class WindowReader:
         self._unread: dict[str, str] = {}
         self._asker = Asker(side.execute, self._unread)
         self._kernel_threads: list[int] = []
+        self._neighbours: Ran = {}
         self._first: Reading | None = None
 
     @property
@@ -53,6 +55,8 @@ class WindowReader:
         """Read once; returns the interfaces, which the VM's own reading needs too."""
         if self._pid is not None:
             self._kernel_threads = await asyncio.to_thread(vhost_threads, self._pid)
+            with contextlib.suppress(OSError):
+                self._neighbours = await asyncio.to_thread(read_neighbours, self._pid)
         self._first = await self._read()
         return self._first.links
 
@@ -72,6 +76,10 @@ class WindowReader:
             throttle=int(migration.get("cpu-throttle-percentage") or 0),
             unread=self._unread,
         )
+
+    async def neighbours_of(self, vm: VmFacts) -> VmFacts:
+        """`vm` with those who shared its CPUs in the window."""
+        return await asyncio.to_thread(with_neighbours, vm, self._neighbours)
 
     async def _read(self) -> Reading:
         # The threads first: what follows is work for them.

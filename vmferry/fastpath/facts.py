@@ -181,7 +181,7 @@ class VmFacts:
     blocked: tuple[str, ...] | None = None
     words: tuple[str, ...] | None = None
     libvirt_xml: str | None = None
-    # Other busy threads that may run on the vCPUs' CPUs, beside this QEMU's own: other VMs' vCPUs.
+    # vCPUs that may run on the CPUs of the VM's own, of other VMs that ran in the window.
     neighbours: int | None = None
     # Those of them that may run on no other CPUs; None: as many.
     confined: int | None = None
