@@ -21,7 +21,7 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
     "driver": ("virtio_net", "virtio_scsi", "virtio_blk", "e1000e", ""),
     "mac": ("52:54:00:00:00:01", "52:54:00:00:00:02", ""),
     "role": ("vcpu", "iothread", "main", "migration", "vhost", "other"),
-    "kind": ("intel", "amd", "other"),
+    "kind": ("intel", "amd", "other", "tun", "macvtap"),
     "cpu_type": ("host-x86_64-cpu", "max-x86_64-cpu", "EPYC-x86_64-cpu"),
     "spinlocks": (
         "kvm-guest: PV spinlocks enabled",

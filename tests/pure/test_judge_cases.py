@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -38,7 +39,7 @@ from tests.pure.catalogue_planted import (
     ZERO_COPY_ON,
 )
 from vmferry.fastpath.facts import DeepFacts, Facts, GuestRam, Virtio
-from vmferry.fastpath.finding import Feature, Level, Verdict
+from vmferry.fastpath.finding import Feature, Finding, Level, Verdict
 from vmferry.fastpath.judges import JUDGES
 from vmferry.units import GIB, MIB
 
@@ -337,6 +338,26 @@ def test_what_an_unknown_accelerator_lacks_is_no_finding() -> None:
     for feature in (Feature.PV_SPINLOCKS, Feature.CLOCK):
         verdicts = {one.verdict for one in JUDGES[feature](known)}
         assert not verdicts & {Verdict.MISCONFIGURED, Verdict.BETTER}
+
+
+@pytest.mark.parametrize("smp", [1, 2])
+def test_queues_for_vcpus_that_can_be_plugged_in(smp: int) -> None:
+    def said(queues: int, most: int | None) -> list[Finding]:
+        controllers = (scsi(queues), blk(queues))
+        known = Facts(
+            vm=vm(smp=smp, most_vcpus=most, cards=(card(queues),), controllers=controllers)
+        )
+        found = [*JUDGES[Feature.NET_QUEUES](known), *JUDGES[Feature.SCSI_QUEUES](known)]
+        return [one for one in found if one.check in ("net-queues", "scsi-queues")]
+
+    for one in said(8, 8):
+        assert (one.verdict, "of which there may be 8" in one.what) == (Verdict.OK, True)
+        assert "smp, maxcpus: 8" in " ".join(f"{e.where}: {e.value}" for e in one.evidence)
+    for one in said(16, 8):
+        assert (one.verdict, "may be 8: Linux uses no more" in one.what) == (Verdict.BETTER, True)
+        assert re.search(r"queues=8\b", one.change)
+    for most in (None, smp):
+        assert {one.verdict for one in said(8, most)} == {Verdict.BETTER}
 
 
 def test_queues_that_are_enough_for_many_vcpus() -> None:

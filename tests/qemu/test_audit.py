@@ -72,6 +72,7 @@ def vm(home: Home) -> Iterator[GuestVm]:
     # The test guest has no agent of QEMU's: behind this socket nobody lives.
     agent = ("-chardev", f"socket,id=ga,path={folder}/ga.sock,server=on,wait=off")
     guest = started(folder, *("-name", "guest=two,debug-threads=on"), *agent, *DEVICES)
+    guest.command += ["-smp", "2,maxcpus=4"]
     alone = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--net"]
     guest.command = [*alone, "sh", "-c", IN_A_NAMESPACE, "sh", *guest.command]
     with guest:
@@ -98,6 +99,7 @@ def test_the_vm_and_its_vcpus(vm: GuestVm, facts: VmFacts) -> None:
     assert (facts.running, facts.migrating, facts.blocked) == (True, False, ())
     tids = {int(path.name) for path in Path(f"/proc/{facts.pid}/task").iterdir()}
     assert [vcpu.index for vcpu in facts.vcpus] == [0, 1]
+    assert facts.most_vcpus == 4
     assert all(vcpu.tid in tids and vcpu.allowed for vcpu in facts.vcpus)
     assert facts.cpu_type == "max-x86_64-cpu"
     assert facts.neighbours is not None

@@ -38,6 +38,12 @@ async def read_vcpus(asker: Asker, pid: int | None) -> tuple[Vcpu, ...] | None:
     return tuple(found)
 
 
+async def read_most(asker: Asker) -> int | None:
+    """vCPUs that there may be, those that can be plugged in included; before QEMU 6.1 not known."""
+    told = await asker.get("/machine", "smp")
+    return None if told is None else int(told["maxcpus"])
+
+
 async def read_features(asker: Asker, path: str) -> dict[str, bool] | None:
     """The boolean properties of a vCPU that bear on a fast path."""
     listed = await asker.list(path, "features")

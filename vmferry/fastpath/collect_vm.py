@@ -22,6 +22,7 @@ from vmferry.fastpath.collect_vcpus import (
     accelerator_of,
     outer_tids,
     read_features,
+    read_most,
     read_vcpus,
 )
 from vmferry.fastpath.facts import Card, VmFacts
@@ -72,6 +73,7 @@ async def read_vm(side: QemuSide, name: str, links: Links) -> VmReading:
         machine=None if machine is None else str(machine).removesuffix("-machine"),
         pid=pid,
         vcpus=vcpus,
+        most_vcpus=await understood(asker, "most_vcpus", read_most(asker)),
         cpu_type=await asker.get(first, "type", "cpu_type") if first else None,
         features=await understood(asker, "features", read_features(asker, first))
         if first

@@ -185,6 +185,8 @@ class VmFacts:
     neighbours: int | None = None
     # Those of them that may run on no other CPUs; None: as many.
     confined: int | None = None
+    # vCPUs that there may be once all are plugged in (maxcpus); None: QEMU does not say.
+    most_vcpus: int | None = None
     unread: Mapping[str, str] = field(default_factory=dict)
 
 

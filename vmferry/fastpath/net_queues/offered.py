@@ -5,6 +5,7 @@ from __future__ import annotations
 from vmferry.fastpath.facts import Card, Facts
 from vmferry.fastpath.finding import Evidence, Level
 from vmferry.fastpath.net_queues.cards import GAIN, PRICE, CardPair, on_or_off, wanted_queues
+from vmferry.fastpath.vcpu_count import VcpuCount
 from vmferry.fastpath.verdicts import NAME_A_VM, RESTART, Findings, counted, saw
 
 # Kinds of backend that can have several queues. QEMU's user network, sockets and bridges have one.
@@ -39,7 +40,7 @@ def judge_offered(facts: Facts, pair: CardPair, out: Findings) -> None:
             why=reason,
         )
         return
-    _queues(card, card.queues, pair.vcpus, evidence, out)
+    _queues(card, card.queues, VcpuCount.of(facts.vm, pair.vcpus), evidence, out)
     _vectors(card, card.queues, out)
     _vhost(facts, card, card.queues, out)
 
@@ -59,11 +60,13 @@ def _pairs_of_queues(queues: int | None) -> str:
 
 
 def _queues(
-    card: Card, queues: int, vcpus: int, evidence: tuple[Evidence, ...], out: Findings
+    card: Card, queues: int, count: VcpuCount, evidence: tuple[Evidence, ...], out: Findings
 ) -> None:
     level, check, subject = Level.OFFERED, "net-queues", card.name
-    evidence = (*evidence, saw("QMP query-cpus-fast", counted(vcpus, "vCPU")))
-    wanted = wanted_queues(vcpus)
+    evidence = (*evidence, *count.evidence)
+    vcpus = count.now
+    # Who has more queues than vCPUs keeps them for those that can be plugged in.
+    wanted = wanted_queues(count.most if queues > vcpus else vcpus)
     change = (
         f"-netdev tap,…,queues={wanted},vhost=on -device virtio-net-pci,…,mq=on,"
         f"vectors={2 * wanted + 2}; libvirt: <driver name='vhost' queues='{wanted}'/> in the "
@@ -86,18 +89,20 @@ def _queues(
             change=f"-device virtio-net-pci,…,mq=on,vectors={2 * queues + 2}",
             cost=PRICE,
         )
-    elif queues > vcpus:
+    elif queues > count.most:
         out.at(level, check, subject).better(
-            f"{queues} queues for {counted(vcpus, 'vCPU')}: Linux uses no more queues than vCPUs",
+            f"{queues} queues for {count}: Linux uses no more queues than vCPUs",
             *evidence,
             why="each queue costs two vectors and about 64 KiB of kernel memory for nothing",
-            change=change.replace(f"queues={queues},", f"queues={wanted},"),
+            change=change,
             cost=RESTART,
         )
-    elif queues >= wanted:
-        what = f"{counted(queues, 'queue')} for {counted(vcpus, 'vCPU')}"
+    elif queues >= wanted_queues(vcpus):
+        shown = count if queues > vcpus else counted(vcpus, "vCPU")
         place = out.at(level, check, subject)
-        (place.unused if vcpus == 1 else place.ok)(what, *evidence)
+        (place.unused if queues == 1 else place.ok)(
+            f"{counted(queues, 'queue')} for {shown}", *evidence
+        )
     elif card.netdev not in _MANY_QUEUES:
         out.at(level, check, subject).unused(
             f"a backend of kind {card.netdev or 'none'} has one queue", *evidence

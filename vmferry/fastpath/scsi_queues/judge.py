@@ -12,6 +12,7 @@ from vmferry.fastpath.facts import Facts, GuestDisk, StorageController
 from vmferry.fastpath.finding import Evidence, Feature, Finding, Level
 from vmferry.fastpath.scsi_queues.measured import judge_effective
 from vmferry.fastpath.scsi_queues.threads import judge_threads
+from vmferry.fastpath.vcpu_count import VcpuCount
 from vmferry.fastpath.verdicts import NAME_A_VM, RESTART, Findings, counted, look_inside, saw
 
 _CHECK = "scsi-queues"
@@ -54,7 +55,7 @@ def _nothing(out: Findings, seen: Evidence) -> None:
 
 def _controller(facts: Facts, one: StorageController, out: Findings) -> None:
     vcpus = len(facts.vm.vcpus) if facts.vm else 0
-    _offered(facts, one, vcpus, out)
+    _offered(facts, one, VcpuCount.of(facts.vm, vcpus), out)
     _vectors(one, out)
     judge_threads(facts, one, out)
     inside = _inside(facts, one)
@@ -73,26 +74,30 @@ def _inside(facts: Facts, one: StorageController) -> list[GuestDisk] | None:
     return None if disks is None else [disk for disk in disks if disk.driver == driver]
 
 
-def _offered(facts: Facts, one: StorageController, vcpus: int, out: Findings) -> None:
+def _offered(facts: Facts, one: StorageController, count: VcpuCount, out: Findings) -> None:
+    vcpus = count.now
     place = out.at(Level.OFFERED, _CHECK, one.name)
     option = "num_queues" if _kind(one.model) == "scsi" else "num-queues"
     machine = facts.vm.machine if facts.vm else None
     evidence = (
         saw(f"QOM {one.name} {option}", one.queues),
-        saw("QMP query-cpus-fast", counted(vcpus, "vCPU")),
+        *count.evidence,
         saw("QOM /machine type", machine),
     )
     if one.queues is None or not vcpus:
         what = "the number of queues or of vCPUs could not be read"
         place.untold(what, *evidence, change="see that QEMU answers qom-get on QMP, and repeat")
-    elif one.queues > vcpus:
+    elif one.queues > count.most:
         place.better(
-            f"{one.queues} queues for {counted(vcpus, 'vCPU')}: Linux uses no more than vCPUs",
+            f"{one.queues} queues for {count}: Linux uses no more than vCPUs",
             *evidence,
             why="each costs a vector and memory for nothing, and the guest's start takes longer",
-            change=f"{option}={vcpus}, or leave it out (QEMU 5.2 and later: a queue for each vCPU)",
+            change=f"{option}={count.most}, or leave it out (QEMU 5.2 and later: a queue for each "
+            "vCPU that it starts with)",
             cost=RESTART,
         )
+    elif one.queues > vcpus:
+        place.ok(f"{one.queues} queues for {count}", *evidence)
     elif vcpus == 1:
         place.unused("one vCPU needs one queue", *evidence)
     elif one.queues >= min(vcpus, ENOUGH_QUEUES):
