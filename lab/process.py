@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -52,7 +54,10 @@ def start(
             )
         except OSError as error:
             raise LabError(f"cannot run {words[0]}: {error.strerror}") from None
-    _started.append(process)
+        _started.append(process)
+        # /proc has no command line of a process that has only just begun.
+        while process.poll() is None and not Path(f"/proc/{process.pid}/cmdline").read_bytes():
+            time.sleep(0.001)
     try:
         return ProcessId.of(process.pid)
     except ProcessLookupError:
@@ -63,12 +68,15 @@ def start(
 def _on_one_core() -> Iterator[None]:
     """What is started meanwhile stays on the core with the fewest emulators of the same cache."""
     ours = os.sched_getaffinity(0)
-    taken = Counter(core for one in of_folder(places.cache()) for core in cores_of(one.pid))
-    os.sched_setaffinity(0, {min(sorted(ours), key=lambda core: taken[core])})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, ours)
+    with (places.cache() / "start.lock").open("w") as lock:
+        # Of two that start at once, the second has to see where the first is.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        taken = Counter(core for one in of_folder(places.cache()) for core in cores_of(one.pid))
+        os.sched_setaffinity(0, {min(sorted(ours), key=lambda core: taken[core])})
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, ours)
 
 
 def end(process: ProcessId) -> None:
