@@ -444,6 +444,36 @@ async def test_kinds_that_may_abort_a_qemu_are_never_asked_for() -> None:
     assert answers.asked == []
 
 
+@pytest.mark.parametrize(
+    ("mapping", "serving", "idle"),
+    [
+        # As QEMU 10.0 takes it without a word, and shows it, for 2 queues.
+        ([{"iothread": "a"}, {"iothread": "b"}, {"iothread": "c"}], ("a", "b"), ("c",)),
+        ([{"iothread": "a"}], ("a",), ()),
+        ([{"iothread": "a", "vqs": [1]}, {"iothread": "b", "vqs": [0]}], ("a", "b"), ()),
+    ],
+)
+async def test_iothreads_beyond_the_queues_are_idle(
+    mapping: list[Any], serving: tuple[str, ...], idle: tuple[str, ...]
+) -> None:
+    names = {"num-queues": 2, "iothread-vq-mapping": mapping}
+
+    async def answer(command: str, arguments: Mapping[str, Any] | None) -> Any:
+        path = "/machine/peripheral"
+        if command == "qom-get":
+            return names[(arguments or {})["property"]]
+        folders = {path: {"d": "child<virtio-blk-pci>"}, f"{path}/d": dict.fromkeys(names, "x")}
+        return [
+            {"name": name, "type": kind}
+            for name, kind in folders.get((arguments or {})["path"], {}).items()
+        ]
+
+    read = await read_controllers(Asker(answer, {}), {})
+    assert read is not None
+    (disk,) = read[0]
+    assert (disk.queues, disk.iothreads, disk.idle) == (2, serving, idle)
+
+
 async def test_a_cd_beside_a_disk_is_no_second_disk() -> None:
     """An installer's or cloud-init's CD is read at boot; it needs neither queue nor thread."""
     root = "/machine/peripheral"

@@ -183,6 +183,16 @@ def test_it_is_found(name: str) -> None:
     assert found(known, expected) == []
 
 
+def test_iothreads_that_got_no_queue_serve_nothing() -> None:
+    spread = blk(2, iothreads=("io0", "io1"), idle=("io2", "io3"))
+    other = blk(1, name="other", iothreads=("io3",))
+    known = Facts(HOST, vm(version=(10, 0, 0), controllers=(spread, other)), window())
+    threads = [one for one in JUDGES[Feature.SCSI_QUEUES](known) if one.check == "scsi-threads"]
+    assert [one.verdict for one in threads] == [Verdict.BETTER, Verdict.OK]
+    assert threads[0].what == "4 iothreads for 2 queues: io2 got none"
+    assert "io0, io1, io2, io3" in [one.value for one in threads[0].evidence]
+
+
 def test_disks_that_take_turns_on_several_iothreads_are_right() -> None:
     """As `vmferry run` gives them to more disks than it makes threads."""
     turns = tuple(blk(name=f"blk{n}", iothreads=(f"io{n % 2}",)) for n in range(3))

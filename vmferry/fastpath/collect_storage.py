@@ -70,23 +70,31 @@ async def _controller(
         disks = await _scsi_disks(asker, device)
         count = len(disks)
         disks += [disk.rpartition("/")[2] for disk in disks if "-anon/" not in disk]
+    count_of_queues = queues if isinstance(queues, int) else None
+    serving, idle = _iothreads(iothread, mapping, count_of_queues)
     controller = StorageController(
         name=device.name,
         model=device.model,
-        queues=queues if isinstance(queues, int) else None,
+        queues=count_of_queues,
         vectors=vectors if isinstance(vectors, int) else None,
-        iothreads=_iothreads(iothread, mapping),
+        iothreads=serving,
+        idle=idle,
         disks=count,
         virtio=await read_virtio(asker, virtio, device, kernel_vhost=True),
     )
     return controller, disks
 
 
-def _iothreads(iothread: object, mapping: object) -> tuple[str, ...]:
-    """Ids, from the one that is linked (by its path) or those that the queues are mapped to."""
+def _iothreads(
+    iothread: object, mapping: object, queues: int | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Ids, from the one that is linked (by its path) or those that the queues are mapped to; and of
+    the latter those without a queue: QEMU deals the queues out in turn, unless it is told which."""
     if isinstance(mapping, list) and mapping:
-        return tuple(str(one["iothread"]) for one in mapping if isinstance(one, dict))
-    return (str(iothread).rpartition("/")[2],) if iothread else ()
+        names = tuple(str(one["iothread"]) for one in mapping)
+        dealt = None if any("vqs" in one for one in mapping) else queues
+        return names[:dealt], () if dealt is None else names[dealt:]
+    return ((str(iothread).rpartition("/")[2],) if iothread else ()), ()
 
 
 async def _scsi_disks(asker: Asker, device: Device) -> list[str]:

@@ -106,7 +106,8 @@ class Card:
 @dataclass(frozen=True, slots=True)
 class StorageController:
     """A virtio-scsi controller or a virtio-blk disk. `iothreads` are the ids of those that serve
-    its queues, by `iothread` or `iothread-vq-mapping`; empty: the main loop does."""
+    its queues, by `iothread` or `iothread-vq-mapping`; empty: the main loop does. `idle` are those
+    of the mapping that got no queue."""
 
     name: str
     model: str
@@ -115,6 +116,7 @@ class StorageController:
     iothreads: tuple[str, ...]
     disks: int
     virtio: Virtio | None = None
+    idle: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,25 @@ def judge_threads(facts: Facts, one: StorageController, out: Findings) -> None:
         saw("QMP query-version", ".".join(map(str, version))),
     )
     cost = f"{RESTART}; each iothread can take a core of the host"
-    if vcpus <= 1 or (one.queues or 1) <= 1:
+    if idle := _without_work(facts, one):
+        mapped_to = one.iothreads + one.idle
+        place.better(
+            f"{len(mapped_to)} iothreads for {counted(one.queues or 0, 'queue')}: "
+            f"{', '.join(idle)} got none",
+            saw(f"QOM {one.name} iothread-vq-mapping", mapped_to),
+            saw(f"queues of {one.name}", one.queues),
+            why="QEMU deals the queues out to the iothreads in turn, so one too many is a thread "
+            "that never has anything to do",
+            change=(
+                f"take {', '.join(idle)} out of iothread-vq-mapping (libvirt: <iothreads> in the "
+                "<driver>), or give the device a queue for each where there are as many vCPUs"
+            ),
+            cost=RESTART,
+        )
+    elif vcpus <= 1 or (one.queues or 1) <= 1:
         serves = counted(len(one.iothreads), "iothread") if one.iothreads else "the main loop"
-        place.ok(f"{serves} for one queue", *evidence)
+        what = "one queue" if (one.queues or 1) <= 1 else f"{one.queues} queues of one vCPU"
+        place.ok(f"{serves} for {what}", *evidence)
     elif not one.iothreads and served <= 1:
         place.ok("QEMU's main loop serves this one disk; an iothread would take it off", *evidence)
     elif not one.iothreads:
@@ -65,6 +81,13 @@ def judge_threads(facts: Facts, one: StorageController, out: Findings) -> None:
         more = "" if len(one.iothreads) > 1 or mapped else ", which is all that this QEMU can"
         threads = counted(len(one.iothreads), "iothread")
         place.ok(f"{threads} for {one.queues} queues{more}", *evidence)
+
+
+def _without_work(facts: Facts, one: StorageController) -> tuple[str, ...]:
+    """Its iothreads that got no queue, of this controller or another."""
+    controllers = (facts.vm.controllers if facts.vm else None) or ()
+    busy = {name for other in controllers for name in other.iothreads}
+    return tuple(name for name in one.idle if name not in busy)
 
 
 def _disks_of(facts: Facts, iothreads: tuple[str, ...]) -> int:
