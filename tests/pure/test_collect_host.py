@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmferry.fastpath.collect_files import read_text
 from vmferry.fastpath.collect_host import parse_cpus, read_host
 from vmferry.fastpath.facts import Iommu
+from vmferry.host.kernel_files import read_text
 
 CPUINFO = """processor\t: 0
 vendor_id\t: AuthenticAMD

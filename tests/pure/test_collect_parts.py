@@ -16,13 +16,14 @@ from vmferry.fastpath import collect_neighbours, collect_window
 from vmferry.fastpath.collect_memory import find_ram, parse_smaps
 from vmferry.fastpath.collect_neighbours import Ran, count_neighbours, read_neighbours
 from vmferry.fastpath.collect_network import Backend, parse_backends, with_helpers_taps
-from vmferry.fastpath.collect_process import OpenFiles, processes, read_open_files, vhost_threads
+from vmferry.fastpath.collect_process import processes, vhost_threads
 from vmferry.fastpath.collect_qom import Asker, Device, read_virtio, virtio_devices
 from vmferry.fastpath.collect_storage import read_controllers
 from vmferry.fastpath.collect_taps import Link, Links
 from vmferry.fastpath.collect_vcpus import accelerator_of
 from vmferry.fastpath.collect_window import role_of
 from vmferry.fastpath.facts import Vcpu, VmFacts
+from vmferry.host.open_files import OpenFiles, read_open_files
 from vmferry.host.process import ProcessId
 from vmferry.host.threads import ThreadTimes
 from vmferry.hypervisor.qemu.qmp import QmpError, QmpGone

@@ -16,12 +16,12 @@ import pytest
 from tests.qemu.home import Home
 from tests.qemu.testguest_vm import GuestVm
 from vmferry.fastpath.audit import Audit, Request, audit
-from vmferry.fastpath.collect_files import read_text
 from vmferry.fastpath.collect_memory import find_ram, parse_smaps
 from vmferry.fastpath.collect_neighbours import count_neighbours, read_neighbours
 from vmferry.fastpath.facts import Facts, VmFacts, Window
 from vmferry.fastpath.finding import Feature
 from vmferry.fastpath.judges import JUDGES
+from vmferry.host.kernel_files import read_text
 
 # A network namespace of its own, with a tap of two queues on a bridge, and QEMU in it.
 IN_A_NAMESPACE = (

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from vmferry.fastpath.collect_files import read_text, reason_of
+from vmferry.host.kernel_files import read_text, reason_of
 
 FUNCTIONS = ("handle_tx_zerocopy", "handle_tx_copy", "vhost_zerocopy_callback", "skb_copy_ubufs")
 # Names that the kernel gave the same functions later (Linux 6.10).

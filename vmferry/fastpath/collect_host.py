@@ -11,8 +11,9 @@ import re
 import stat
 from pathlib import Path
 
-from vmferry.fastpath.collect_files import Tree, read_text
 from vmferry.fastpath.facts import HostFacts, Iommu
+from vmferry.host.huge_pages import read_huge_pages
+from vmferry.host.kernel_files import Tree, read_text
 
 MODULES = (
     *("kvm", "kvm_intel", "kvm_amd", "kvm_pvm"),
@@ -23,7 +24,6 @@ MODULES = (
 ASLEEP = "no driver is loaded behind it"
 DEVICES = ("/dev/kvm", "/dev/vhost-net", "/dev/net/tun", "/dev/vfio/vfio", "/dev/iommu")
 
-_HUGE_PAGES = re.compile(r"hugepages-(\d{1,12})kB")
 _CHOSEN = re.compile(r"\[(\S+)\]")
 _RELEASE = re.compile(r"[\w.+~-]{1,64}")
 _RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
@@ -63,7 +63,7 @@ def read_host(root: Path = Path("/")) -> HostFacts:
         command_line=tree.text("command_line", "/proc/cmdline"),
         clocksource=tree.text("clocksource", f"{_CLOCK}/current_clocksource"),
         clocksources=None if sources is None else tuple(sources.split()),
-        huge_pages=_huge_pages(tree),
+        huge_pages=read_huge_pages(tree),
         transparent_huge_pages=_transparent(tree),
         iommus=iommus,
         iommu_tables=_tables(tree, iommus),
@@ -151,22 +151,6 @@ def _device(tree: Tree, name: str) -> str | None:
     if not os.access(path, os.R_OK | os.W_OK):
         return "this user may not open it"
     return ""
-
-
-def _huge_pages(tree: Tree) -> dict[int, tuple[int, int]] | None:
-    """Pages in all and free ones, by size in bytes."""
-    folder = "/sys/kernel/mm/hugepages"
-    names = tree.names("huge_pages", folder)
-    if names is None:
-        return None
-    found = {}
-    for name in names:
-        match = _HUGE_PAGES.fullmatch(name)
-        total = _number(tree.maybe(f"{folder}/{name}/nr_hugepages"))
-        free = _number(tree.maybe(f"{folder}/{name}/free_hugepages"))
-        if match is not None and total is not None and free is not None:
-            found[int(match[1]) * 1024] = (total, free)
-    return found
 
 
 def _transparent(tree: Tree) -> str | None:

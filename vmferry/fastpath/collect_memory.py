@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vmferry.fastpath.collect_files import read_text, reason_of
-from vmferry.fastpath.collect_process import PROC, OpenFiles
 from vmferry.fastpath.collect_qom import Asker, Device, read_devices
 from vmferry.fastpath.facts import GuestRam, Passthrough
+from vmferry.host.kernel_files import PROC, read_text, reason_of
+from vmferry.host.open_files import OpenFiles
 from vmferry.units import GIB, format_size
 
 # The kernel walks every page for /proc/PID/smaps, and holds up the VM's own mmap meanwhile.

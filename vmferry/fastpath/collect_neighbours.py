@@ -15,9 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from vmferry.fastpath.collect_files import read_text, reason_of
-from vmferry.fastpath.collect_process import PROC, processes
+from vmferry.fastpath.collect_process import processes
 from vmferry.fastpath.facts import VmFacts
+from vmferry.host.kernel_files import PROC, read_text, reason_of
 from vmferry.host.threads import cores_of
 
 # Seconds that each vCPU of a process has run so far, by its thread; 0 where nobody counts.

@@ -11,10 +11,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from vmferry.fastpath.collect_process import OpenFiles
 from vmferry.fastpath.collect_qom import Asker, Device, read_devices, read_virtio
 from vmferry.fastpath.collect_taps import Links
 from vmferry.fastpath.facts import Card
+from vmferry.host.open_files import OpenFiles
 
 # `net0: index=0,type=nic,…`, and below it, after ` \ `, the backend that it is joined to.
 _LINE = re.compile(r"^(?: \\ )?(\S.*?): index=\d+,type=([\w-]+)(?:,(.*?))?\s*$", re.MULTILINE)

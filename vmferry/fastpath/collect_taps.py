@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vmferry.fastpath.collect_files import reason_of
 from vmferry.fastpath.facts import Tap
+from vmferry.host.kernel_files import reason_of
 
 # linux/sched.h, linux/sockios.h and linux/ethtool.h.
 _CLONE_NEWNET = 0x40000000

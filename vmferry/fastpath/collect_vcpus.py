@@ -9,9 +9,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from vmferry.fastpath.collect_files import read_text
 from vmferry.fastpath.collect_qom import Asker
 from vmferry.fastpath.facts import Vcpu
+from vmferry.host.kernel_files import read_text
 from vmferry.host.threads import cores_of
 
 # Not all 440: each is a question of its own, which keeps QEMU from serving the VM in the window.

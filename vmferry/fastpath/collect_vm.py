@@ -11,10 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vmferry.fastpath.collect_files import read_text, reason_of
 from vmferry.fastpath.collect_memory import read_passthrough, read_ram
 from vmferry.fastpath.collect_network import read_cards
-from vmferry.fastpath.collect_process import OpenFiles, read_open_files
 from vmferry.fastpath.collect_qom import Asker, understood, virtio_devices
 from vmferry.fastpath.collect_storage import read_controllers, read_iothreads
 from vmferry.fastpath.collect_taps import Links
@@ -26,6 +24,8 @@ from vmferry.fastpath.collect_vcpus import (
     read_vcpus,
 )
 from vmferry.fastpath.facts import Card, VmFacts
+from vmferry.host.kernel_files import read_text, reason_of
+from vmferry.host.open_files import OpenFiles, read_open_files
 from vmferry.host.process import ProcessId
 from vmferry.hypervisor.qemu.side import QemuSide
 

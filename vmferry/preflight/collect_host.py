@@ -6,6 +6,8 @@ import contextlib
 import re
 from pathlib import Path
 
+from vmferry.host.huge_pages import read_huge_pages
+from vmferry.host.kernel_files import Tree
 from vmferry.preflight.facts import Host
 
 _KVM_PARAMETERS = ("eager_page_split",)
@@ -19,12 +21,10 @@ def read_host() -> Host:
             r"^(\w+):\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE
         )
     }
-    pages, kvm = {}, {}
-    for folder in Path("/sys/kernel/mm/hugepages").glob("hugepages-*kB"):
-        with contextlib.suppress(OSError, ValueError):
-            size = int(folder.name.removeprefix("hugepages-").removesuffix("kB")) * 1024
-            pages[size] = int((folder / "free_hugepages").read_text())
+    pages = read_huge_pages(Tree(Path("/"), {})) or {}
+    free = {size: count for size, (_, count) in pages.items()}
+    kvm = {}
     for name in _KVM_PARAMETERS:
         with contextlib.suppress(OSError):
             kvm[name] = Path("/sys/module/kvm/parameters", name).read_text().strip()
-    return Host(memory["MemAvailable"], memory.get("SwapFree", 0), pages, kvm)
+    return Host(memory["MemAvailable"], memory.get("SwapFree", 0), free, kvm)

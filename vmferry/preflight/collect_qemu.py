@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vmferry.host.open_files import read_open_files
 from vmferry.host.process import ProcessId
 from vmferry.preflight.asking import Asking, Executor, scalars
 from vmferry.preflight.collect_cpu import read_all_features, read_cpu
@@ -194,7 +195,7 @@ def _process(process: ProcessId, vcpus: Sequence[Mapping[str, Any]]) -> QemuProc
         pid=process.pid,
         resident=process.resident_bytes() or 0,
         cpus=_cpus(folder, vcpus),
-        vhost_net=_count_open(folder, "/dev/vhost-net"),
+        vhost_net=_vhost_net(process.pid),
     )
 
 
@@ -211,16 +212,11 @@ def _cpus(folder: Path, vcpus: Sequence[Mapping[str, Any]]) -> int | None:
     return len(allowed) or None
 
 
-def _count_open(folder: Path, name: str) -> int | None:
+def _vhost_net(pid: int) -> int | None:
     try:
-        descriptors = list((folder / "fd").iterdir())
+        return read_open_files(pid).vhost_net
     except OSError:
         return None
-    count = 0
-    for descriptor in descriptors:
-        with contextlib.suppress(OSError):
-            count += str(descriptor.readlink()) == name
-    return count
 
 
 def _links(netdevs: tuple[Netdev, ...], process: ProcessId | None) -> dict[str, Link]:

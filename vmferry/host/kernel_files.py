@@ -1,4 +1,4 @@
-"""Reading what a kernel shows in files, for the collectors: a file that is missing is an answer.
+"""Reading what a kernel shows in files: one that is missing is an answer.
 
 Nothing is waited for (a FIFO in a strange place), nothing is read without end, and what cannot be
 read has its reason in words.
@@ -12,6 +12,7 @@ import stat
 from collections.abc import MutableMapping
 from pathlib import Path
 
+PROC = Path("/proc")
 MOST_BYTES = 1 << 20
 _WORDS = {
     errno.ENOENT: "is not there",
