@@ -52,6 +52,11 @@ _AUTO_CONVERGE = (
     "labguest qmp $G migrate-set-capabilities "
     '\'{"capabilities": [{"capability": "auto-converge", "state": true}]}\'; '
 )
+# Some passes have to end before, which takes as long as the emulator does.
+_UNTIL_THROTTLED = (
+    "; timeout 300 sh -c \"until labguest qmp $G query-migrate | grep -q cpu-throttle-percentage; "
+    'do sleep 1; done"'
+)
 _WRITER = (
     "python3 -c '"
     "memory = bytearray(96 << 20)\n"
@@ -77,5 +82,7 @@ LOADS: Mapping[str, Load] = {
     "disk": Load(guest=_DISKS, settle=4.0),
     "locks": Load(guest=f"labload lock $((2 * $(nproc))) {_SECONDS} > /dev/null 2>&1 &"),
     "migration": Load(_migration("16777216"), _WRITER, settle=4.0),
-    "throttled-migration": Load(_migration("16777216", _AUTO_CONVERGE), _WRITER, settle=40.0),
+    "throttled-migration": Load(
+        _migration("4194304", _AUTO_CONVERGE) + _UNTIL_THROTTLED, _WRITER, settle=0.0
+    ),
 }

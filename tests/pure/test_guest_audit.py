@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,18 @@ def test_this_machine_for_people() -> None:
     assert done.stderr == ""
     for word in ("pv-spinlocks", "clock", "zero-copy", "Steal"):
         assert word in done.stdout
+
+
+def test_a_loop_that_lost_the_cpu_leaves_no_short_ones() -> None:
+    rounds: list[int] = []
+
+    def loop(times: int) -> None:
+        if not rounds:
+            time.sleep(0.05)
+        rounds.append(times)
+
+    guest_audit.per_call(loop)
+    assert rounds[-1] > rounds[0]
 
 
 def test_without_machine_code(monkeypatch: pytest.MonkeyPatch) -> None:
