@@ -31,31 +31,27 @@ def configure(spec: VmSpec, host: HostFacts) -> Configured:
 def _backend(spec: VmSpec, host: HostFacts, reasons: list[Reason]) -> Memory:
     """Huge pages where a device gains by them and the host has enough that nobody uses."""
     memory = spec.memory
-    if not spec.passthrough:
-        return memory.model_copy(update={"backend": "ram"})
-    page = _fitting(memory.size, host)
-    if page is None and memory.size % min(PAGE_SIZES):
+    page = _fitting(memory.size, host) if spec.passthrough else None
+    if page is not None:
         _say(
             reasons,
-            f"the RAM of a VM with passed-through devices should be in huge pages, and "
-            f"{memory.size // KIB} KiB is no multiple of them",
-            warning=True,
+            f"RAM in huge pages of {format_size(page)}, for large leaves in the IOMMU's tables: "
+            "the host has enough that nobody uses",
         )
-        return memory.model_copy(update={"backend": "ram"})
-    if page is None:
+        return memory.model_copy(update={"backend": "hugepages", "page_size": page})
+    if spec.passthrough:
+        problem = (
+            f"and {memory.size // KIB} KiB is no multiple of them"
+            if memory.size % min(PAGE_SIZES)
+            else f"of which the host has not {format_size(memory.size)} to spare: "
+            f"{_howto(memory.size, host)}"
+        )
         _say(
             reasons,
-            f"the RAM of a VM with passed-through devices should be in huge pages, of which the "
-            f"host has not {format_size(memory.size)} to spare: {_howto(memory.size, host)}",
+            f"the RAM of a VM with passed-through devices should be in huge pages, {problem}",
             warning=True,
         )
-        return memory.model_copy(update={"backend": "ram"})
-    _say(
-        reasons,
-        f"RAM in huge pages of {format_size(page)}, for large leaves in the IOMMU's tables: the "
-        "host has enough that nobody uses",
-    )
-    return memory.model_copy(update={"backend": "hugepages", "page_size": page})
+    return memory.model_copy(update={"backend": "ram"})
 
 
 def _page_size(memory: Memory, host: HostFacts, reasons: list[Reason]) -> Memory:
