@@ -54,7 +54,7 @@ _AUTO_CONVERGE = (
 )
 # Some passes have to end before, which takes as long as the emulator does.
 _UNTIL_THROTTLED = (
-    "; timeout 300 sh -c \"until labguest qmp $G query-migrate | grep -q cpu-throttle-percentage; "
+    '; timeout 300 sh -c "until labguest qmp $G query-migrate | grep -q cpu-throttle-percentage; '
     'do sleep 1; done"'
 )
 _WRITER = (
