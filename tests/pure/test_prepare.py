@@ -14,11 +14,21 @@ import pytest
 
 from vmferry.errors import NeedsRecoveryError, RefusedError
 from vmferry.host.process import ProcessId
+from vmferry.hypervisor.qemu.instance import Instance
 from vmferry.hypervisor.qemu.migration import EventInbox
+from vmferry.hypervisor.qemu.side import QemuSide
 from vmferry.journal import Journal
+from vmferry.move import check
 from vmferry.move.parties import Parties, Party
-from vmferry.move.prepare import _qemu_at, open_source, refuse_unsettled
-from vmferry.vm.address import QmpAddress
+from vmferry.move.prepare import (
+    Source,
+    _qemu_at,
+    open_source,
+    refuse_unlike,
+    refuse_unsettled,
+)
+from vmferry.vm.address import Local, QmpAddress, Unix
+from vmferry.vm.spec import VmSpec
 
 LISTEN = (
     "import socket, sys, time\n"
@@ -68,3 +78,31 @@ def test_a_run_left_half_way_is_found_by_another_socket_too(
         with pytest.raises(NeedsRecoveryError, match=r"a\.sock"):
             refuse_unsettled(journal, other.key, replace(party, socket=str(other.path)))
         refuse_unsettled(journal, other.key, Party(socket=str(other.path)))
+
+
+async def test_a_vm_with_a_device_of_the_host_is_refused_before_a_second_one_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*_: object, **__: object) -> Instance:
+        raise AssertionError("a second instance was started")
+
+    monkeypatch.setattr(check, "launch", never)
+    spec = VmSpec.model_validate(
+        {
+            "name": "a",
+            "memory": {"size": "256MiB"},
+            "boot": {"kernel": "testguest"},
+            "passthrough": [{"host": "0000:01:00.0"}],
+        }
+    )
+    me = ProcessId.of(os.getpid())
+    instance = Instance("1", "a", tmp_path, me, "source", (7, 2, 0), spec)
+    side = QemuSide(tmp_path / "none", me, ours=True)
+    source = Source("a", "a", Party(), side, instance, ran_before=True, disks=())
+    with pytest.raises(RefusedError, match=r"has 0000:01:00\.0 of this host.*nothing was touched"):
+        refuse_unlike(source, Local())
+    refuse_unlike(source, Unix(tmp_path / "to"))
+    async with check._destination(instance, Local()) as seen:
+        assert "0000:01:00.0" in seen.start_problem
+    without = replace(instance, spec=spec.model_copy(update={"passthrough": ()}))
+    refuse_unlike(replace(source, instance=without), Local())

@@ -21,7 +21,14 @@ from vmferry.hypervisor.qemu.orphans import end_orphans
 from vmferry.hypervisor.qemu.qmp import QmpError
 from vmferry.hypervisor.qemu.side import QemuSide
 from vmferry.journal import Journal
-from vmferry.move.prepare import NOT_OURS, party_of, reach_source, seen_party, unsettled_run
+from vmferry.move.prepare import (
+    NOT_OURS,
+    devices_taken,
+    party_of,
+    reach_source,
+    seen_party,
+    unsettled_run,
+)
 from vmferry.preflight.collect import Planned, collect
 from vmferry.preflight.finding import Finding
 from vmferry.preflight.registry import Preflight, run_checks
@@ -158,6 +165,9 @@ async def _destination(instance: Instance | None, to: Destination) -> AsyncItera
         return
     if instance is None:
         yield _Seen(unseen=f"the VM {NOT_OURS}", start_problem=f"the VM {NOT_OURS}")
+        return
+    if taken := devices_taken(instance.spec):
+        yield _Seen(unseen="a second instance is not started", start_problem=taken)
         return
     end_orphans(instance.vm)
     try:

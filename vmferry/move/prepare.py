@@ -26,6 +26,7 @@ from vmferry.move.parties import Parties, Party, writable_disks
 from vmferry.preflight.checks.state import IDLE_MIGRATIONS, MAY_MOVE
 from vmferry.vm.address import Destination, Local, QmpAddress, VmAddress
 from vmferry.vm.registry import lookup
+from vmferry.vm.spec import VmSpec
 
 NOT_OURS = "was not started by vmferry, so it cannot start a second one like it"
 # One of these is on the command line of each QEMU with a QMP socket, whatever its program's name.
@@ -207,12 +208,26 @@ async def _ram_trap(side: QemuSide) -> str:
 
 
 def refuse_unlike(source: Source, to: Destination) -> None:
-    """Raises UsageError where a second instance like the source cannot be started."""
-    if isinstance(to, Local) and source.instance is None:
+    """Raises UsageError or RefusedError where a second instance like the source cannot be
+    started."""
+    if not isinstance(to, Local):
+        return
+    if source.instance is None:
         raise UsageError(
             f"'{source.name}' {NOT_OURS}",
             hint="start a QEMU with the same arguments and -incoming, and name it: --to unix:PATH",
         )
+    taken = devices_taken(source.instance.spec)
+    if taken:
+        raise RefusedError(f"'{source.name}' cannot move: {taken}; nothing was touched")
+
+
+def devices_taken(spec: VmSpec) -> str:
+    """Why a second instance on this host cannot have the VM's devices; empty where it can."""
+    if not spec.passthrough:
+        return ""
+    devices = ", ".join(device.host for device in spec.passthrough)
+    return f"it has {devices} of this host, which a second instance cannot have beside it"
 
 
 async def start_destination(source: Source, inbox: EventInbox) -> Destined:
