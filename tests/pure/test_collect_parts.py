@@ -24,7 +24,6 @@ from vmferry.fastpath.facts import Vcpu, VmFacts
 from vmferry.host.open_files import OpenFiles, read_open_files
 from vmferry.host.process import ProcessId
 from vmferry.host.threads import ThreadTimes
-from vmferry.hypervisor.qemu.qmp import QmpError
 from vmferry.hypervisor.qemu.side import QemuSide
 
 # As QEMU 7.2 prints it for a two-queue tap that was passed by descriptors, a user network, and a
@@ -376,21 +375,6 @@ def test_a_kernel_that_does_not_count_is_not_taken_for_idle_threads(
     assert collect_window.WindowReader(side)._thread_times() == {}
     times.append(ThreadTimes(9, "CPU 1/KVM", 0.5, 0.1))
     assert set(collect_window.WindowReader(side)._thread_times()) == {7, 8, 9}
-
-
-class Answers:
-    """A QMP that answers from a table, and remembers what it was asked."""
-
-    def __init__(self, table: Mapping[str, Any]) -> None:
-        self.table = table
-        self.asked: list[str] = []
-
-    async def __call__(self, command: str, arguments: Mapping[str, Any] | None) -> Any:
-        self.asked.append(command)
-        answer = self.table.get(command, QmpError(f"The command {command} has not been found"))
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
 
 
 def test_our_own_process_can_be_read() -> None:

@@ -12,6 +12,21 @@ from vmferry.fastpath.collect_storage import read_controllers
 from vmferry.hypervisor.qemu.qmp import QmpError, QmpGone
 
 
+class Answers:
+    """A QMP that answers from a table, and remembers what it was asked."""
+
+    def __init__(self, table: Mapping[str, Any]) -> None:
+        self.table = table
+        self.asked: list[str] = []
+
+    async def __call__(self, command: str, arguments: Mapping[str, Any] | None) -> Any:
+        self.asked.append(command)
+        answer = self.table.get(command, QmpError(f"The command {command} has not been found"))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
 async def test_a_refusal_has_its_reason() -> None:
     unread: dict[str, str] = {}
     asker = Asker(Answers({"query-kvm": QmpError("no")}), unread)
