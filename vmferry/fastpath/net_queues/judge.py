@@ -109,7 +109,7 @@ def _enabled(
 ) -> None:
     level, check, subject = Level.NEGOTIATED, "net-enabled", pair.subject
     card, inside = pair.card, pair.inside
-    if card is not None and card.tap is not None and card.tap.kind == "tun":
+    if card is not None and card.tap is not None and card.tap.queues is not None:
         tap = card.tap
         text = f"numqueues {number(tap.queues)} numdisabled {number(tap.disabled)}"
         evidence.append(saw(f"rtnetlink, tap {tap.name}", text))
